@@ -1,0 +1,71 @@
+# Understudy. `make demo` and `make test` are the two commands; the rest serves them.
+# Everything runs as root on Debian 12 with Go and git; what else is needed is
+# installed by scripts/setup.sh.
+
+VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  = -s -w -X github.com/understudy-dr/understudy/pkg/obs.Version=$(VERSION)
+GO       = CGO_ENABLED=0 go
+FUZZTIME ?= 5s
+
+# Packages where a data race would cost data.
+RACE = ./pkg/... ./agent/journal/... ./agent/ship/... ./agent/pipeline/... ./controlplane/relay/... ./controlplane/recovery/... ./controlplane/objstore/...
+
+.PHONY: all build test race fuzz lint check generate crossbuild demo bench testbed clean
+
+all: build
+
+build:
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/understudy ./controlplane
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/understudy-agent ./agent
+
+# All tests that need nothing but this machine.
+test:
+	scripts/setup.sh test
+	$(GO) test -timeout 15m ./...
+	$(MAKE) --no-print-directory race
+
+race:
+	scripts/setup.sh race
+	CGO_ENABLED=1 go test -race -short -timeout 15m $(RACE)
+
+# Every fuzz target for FUZZTIME each.
+fuzz:
+	scripts/fuzz.sh $(FUZZTIME)
+
+lint:
+	scripts/setup.sh lint
+	golangci-lint run ./...
+
+# The agent must build for what we cannot run here, and the committed BPF objects must
+# be what their source gives.
+check: crossbuild lint
+	@test -z "$$(gofmt -l agent controlplane pkg testbed)" || { echo "gofmt: these files need it:"; gofmt -l agent controlplane pkg testbed; exit 1; }
+	$(GO) vet ./...
+	scripts/setup.sh generate
+	scripts/check-generated.sh
+
+crossbuild:
+	GOOS=windows GOARCH=amd64 $(GO) build -o /dev/null ./agent
+	GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./agent
+	GOOS=windows GOARCH=amd64 $(GO) vet ./agent/... ./pkg/...
+
+generate:
+	scripts/setup.sh generate
+	scripts/generate.sh
+
+demo: build
+	scripts/setup.sh demo
+	$(GO) build -trimpath -o bin/demo ./testbed/demo
+	bin/demo -bin bin
+
+bench:
+	scripts/setup.sh bench
+	$(GO) test -run '^$$' -bench . -benchtime 1s -count 5 ./pkg/frame ./agent/... ./controlplane/...
+
+# The slow scenarios; the short ones are part of .ci/run.
+testbed: build
+	scripts/setup.sh test
+	$(GO) test -count 1 -timeout 30m -tags testbed ./testbed/...
+
+clean:
+	rm -rf bin dist
