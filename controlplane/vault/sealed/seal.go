@@ -1,0 +1,210 @@
+package sealed
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+)
+
+// Key is a 256-bit key.
+type Key [32]byte
+
+// NewKey draws a random key.
+func NewKey() Key {
+	var k Key
+	_, _ = rand.Read(k[:]) // never fails: crypto/rand ends the process instead
+	return k
+}
+
+// Derive makes the key for another purpose out of k.
+func (k Key) Derive(salt []byte, purpose string) Key {
+	b, err := hkdf.Key(sha256.New, k[:], salt, purpose, len(k))
+	if err != nil {
+		panic(err) // only for lengths that a constant 32 is not
+	}
+	return Key(b)
+}
+
+// AEAD is AES-256-GCM under the key.
+func (k Key) AEAD() cipher.AEAD {
+	blk, err := aes.NewCipher(k[:])
+	if err != nil {
+		panic(err) // only for lengths that a Key does not have
+	}
+	gcm, err := cipher.NewGCM(blk)
+	if err != nil {
+		panic(err) // only for block sizes that AES does not have
+	}
+	return gcm
+}
+
+// Sections are the plaintexts of an object; Data may come in pieces.
+type Sections struct {
+	Index  []byte
+	Data   [][]byte
+	Hashes []byte
+}
+
+func size(pieces [][]byte) (n int64) {
+	for _, p := range pieces {
+		n += int64(len(p))
+	}
+	return n
+}
+
+// Seal encodes an object that will be stored under name, opens it again, and returns
+// it only if what came out is what went in.
+func Seal(key Key, name string, kind Kind, generation uint64, s Sections) ([]byte, error) {
+	h := Header{Kind: kind, Generation: generation, Len: [sections]int64{int64(len(s.Index)), size(s.Data), int64(len(s.Hashes))}}
+	_, _ = rand.Read(h.Salt[:])
+	for i, n := range h.Len {
+		if n > MaxSection {
+			return nil, fmt.Errorf("%w: section %d of %s has %d bytes", ErrLimit, i, name, n)
+		}
+	}
+	o := NewOpener(key, name, h)
+	out := make([]byte, HeaderSize, h.Size())
+	copy(out, o.aad[:HeaderSize])
+	whole := [sections][][]byte{{s.Index}, s.Data, {s.Hashes}}
+	for i, pieces := range whole {
+		out = o.sealSection(out, Section(i), pieces)
+	}
+	if err := o.verify(out, whole); err != nil {
+		return nil, fmt.Errorf("sealing %s: what was just encoded does not decode, suspect this machine's memory: %w", name, err)
+	}
+	return out, nil
+}
+
+// sealSection appends the chunks of one section.
+func (o *Opener) sealSection(out []byte, s Section, pieces [][]byte) []byte {
+	var buf [ChunkSize]byte
+	c := cursor{rest: pieces}
+	for n := range chunks(o.Len[s]) {
+		nonce := nonce(s, n)
+		out = o.aead.Seal(out, nonce[:], c.next(int(o.plainLen(s, n)), buf[:0]), o.aad)
+	}
+	return out
+}
+
+// verify opens every chunk and compares it with the plaintext.
+func (o *Opener) verify(sealed []byte, whole [sections][][]byte) error {
+	h, err := ParseHeader(sealed)
+	if err != nil || h != o.Header || h.Size() != int64(len(sealed)) {
+		return fmt.Errorf("%w: header comes back as %+v: %w", ErrMalformed, h, err)
+	}
+	var opened, gathered [ChunkSize]byte
+	rest := sealed[HeaderSize:]
+	for s, pieces := range whole {
+		c := cursor{rest: pieces}
+		for n := range chunks(h.Len[s]) {
+			var chunk []byte
+			if chunk, rest, err = o.OpenChunk(opened[:0], Section(s), n, rest); err != nil {
+				return err
+			}
+			if !bytes.Equal(chunk, c.next(len(chunk), gathered[:0])) {
+				return fmt.Errorf("%w: chunk %d of section %d", ErrAuth, n, s)
+			}
+		}
+	}
+	return nil
+}
+
+// cursor walks over pieces as if they were one.
+type cursor struct {
+	head []byte
+	rest [][]byte
+}
+
+// next is the next n bytes: where they lie if within one piece, else gathered in buf.
+func (c *cursor) next(n int, buf []byte) []byte {
+	for len(c.head) == 0 {
+		c.head, c.rest = c.rest[0], c.rest[1:]
+	}
+	if len(c.head) >= n {
+		var out []byte
+		out, c.head = c.head[:n], c.head[n:]
+		return out
+	}
+	for len(buf) < n {
+		if len(c.head) == 0 {
+			c.head, c.rest = c.rest[0], c.rest[1:]
+		}
+		k := min(n-len(buf), len(c.head))
+		buf, c.head = append(buf, c.head[:k]...), c.head[k:]
+	}
+	return buf
+}
+
+// Opener opens the chunks of one object. It is safe for concurrent use.
+type Opener struct {
+	Header
+	name string
+	aead cipher.AEAD
+	aad  []byte
+}
+
+// NewOpener prepares to open the object with this name and header.
+func NewOpener(key Key, name string, h Header) *Opener {
+	var b [HeaderSize]byte
+	h.encode(&b)
+	return &Opener{
+		Header: h, name: name,
+		aead: key.Derive(h.Salt[:], "understudy object 1").AEAD(),
+		aad:  append(b[:], name...),
+	}
+}
+
+func nonce(s Section, chunk int64) (n [12]byte) {
+	n[0] = byte(s)
+	binary.BigEndian.PutUint64(n[4:], uint64(chunk))
+	return n
+}
+
+// plainLen is the plaintext length of a chunk.
+func (o *Opener) plainLen(s Section, chunk int64) int64 {
+	return min(ChunkSize, o.Len[s]-chunk<<chunkShift)
+}
+
+// OpenChunk opens the chunk that sealed begins with, appends its plaintext to dst and
+// returns what follows it in sealed.
+func (o *Opener) OpenChunk(dst []byte, s Section, chunk int64, sealed []byte) (out, rest []byte, err error) {
+	n := o.plainLen(s, chunk) + tagSize
+	if int64(len(sealed)) < n {
+		return dst, nil, fmt.Errorf("%w: %s ends inside chunk %d of section %d", ErrTruncated, o.name, chunk, s)
+	}
+	nonce := nonce(s, chunk)
+	out, err = o.aead.Open(dst, nonce[:], sealed[:n], o.aad)
+	if err != nil {
+		return dst, nil, fmt.Errorf("%w: chunk %d of section %d of %s", ErrAuth, chunk, s, o.name)
+	}
+	return out, sealed[n:], nil
+}
+
+// Open opens all the chunks of a range and appends their plaintext to dst; sealed
+// holds exactly the range's bytes. Skip is left to the caller.
+func (o *Opener) Open(dst []byte, r Range, sealed []byte) ([]byte, error) {
+	var err error
+	for i := range r.Chunks {
+		if dst, sealed, err = o.OpenChunk(dst, r.Section, r.First+i, sealed); err != nil {
+			return dst, err
+		}
+	}
+	return dst, nil
+}
+
+// OpenSection opens a whole section out of the bytes of a whole object.
+func (o *Opener) OpenSection(s Section, object []byte) ([]byte, error) {
+	r, err := o.Range(s, 0, o.Len[s])
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(object)) < r.Off+r.Len {
+		return nil, fmt.Errorf("%w: %s has %d bytes, its header says %d", ErrTruncated, o.name, len(object), o.Size())
+	}
+	return o.Open(make([]byte, 0, o.Len[s]), r, object[r.Off:r.Off+r.Len])
+}
