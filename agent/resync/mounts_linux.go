@@ -1,0 +1,184 @@
+package resync
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/understudy-dr/understudy/pkg/block"
+)
+
+// mount is a mounted file system that lies directly on the disk or on a partition.
+type mount struct {
+	part  part
+	fs    string // "ext4", "xfs", …
+	point string
+	super string // options of the super block
+}
+
+// part is the disk itself or a partition of it.
+type part struct {
+	dev string // "8:1"
+	block.Extent
+}
+
+// mounts lists the file systems on the disk, one mount of each.
+func (d *linuxDevice) mounts() ([]mount, error) {
+	if d.sysfs == "" {
+		return nil, nil
+	}
+	parts, err := parts(d.sysfs)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	return onParts(string(raw), parts), nil
+}
+
+// onParts finds in a mountinfo table the file systems on the given parts. Of several
+// mounts of one file system the first that can be opened serves: the others may lie
+// hidden under something mounted on top.
+func onParts(mountinfo string, parts []part) []mount {
+	var found []mount
+	for line := range strings.Lines(mountinfo) {
+		m, dev, ok := parseMount(line)
+		if !ok {
+			continue
+		}
+		i := slices.IndexFunc(parts, func(p part) bool { return p.dev == dev })
+		if i < 0 {
+			continue
+		}
+		m.part = parts[i]
+		same := slices.IndexFunc(found, func(o mount) bool { return o.part.dev == dev })
+		switch {
+		case same < 0:
+			found = append(found, m)
+		case !found[same].visible():
+			found[same] = m
+		}
+	}
+	return found
+}
+
+// parseMount reads a line of mountinfo: id, parent, major:minor, root, mount point,
+// options, optional fields up to a dash, type, source, super block's options.
+func parseMount(line string) (m mount, dev string, ok bool) {
+	head, tail, cut := strings.Cut(line, " - ")
+	h, t := strings.Fields(head), strings.Fields(tail)
+	if !cut || len(h) < 6 || len(t) < 3 {
+		return m, "", false
+	}
+	return mount{fs: t[0], point: unescape(h[4]), super: t[2]}, h[2], true
+}
+
+// unescape undoes the kernel's \ooo for blanks and the like in paths.
+func unescape(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if v, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(v))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// parts lists a disk and its partitions by their place in sysfs.
+func parts(sysfs string) ([]part, error) {
+	dev, err := os.ReadFile(filepath.Join(sysfs, "dev"))
+	if err != nil {
+		return nil, err
+	}
+	sectors, err := number(sysfs, "size")
+	if err != nil {
+		return nil, err
+	}
+	all := []part{{strings.TrimSpace(string(dev)), block.Extent{Len: sectors * block.SectorSize}}}
+	inside, err := filepath.Glob(filepath.Join(sysfs, "*", "partition"))
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range inside {
+		dir := filepath.Dir(p)
+		dev, err := os.ReadFile(filepath.Join(dir, "dev"))
+		start, err1 := number(dir, "start")
+		sectors, err2 := number(dir, "size")
+		if err := errors.Join(err, err1, err2); err != nil {
+			return nil, err
+		}
+		all = append(all, part{strings.TrimSpace(string(dev)), block.Extent{Off: start * block.SectorSize, Len: sectors * block.SectorSize}})
+	}
+	return all, nil
+}
+
+func number(dir, file string) (int64, error) {
+	raw, err := os.ReadFile(filepath.Join(dir, file))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(strings.TrimSpace(string(raw)), 10, 64)
+}
+
+// understood says why the file system's word on free space cannot be taken, or nil.
+func (m mount) understood() error {
+	if m.fs != "ext4" && m.fs != "xfs" {
+		return errors.New("its free space is not understood")
+	}
+	for opt := range strings.SplitSeq(m.super, ",") {
+		if strings.HasPrefix(opt, "logdev=") || strings.HasPrefix(opt, "rtdev=") || strings.HasPrefix(opt, "journal_path=") || strings.HasPrefix(opt, "journal_dev=") {
+			return fmt.Errorf("it lies on several devices (%s)", opt)
+		}
+	}
+	return nil
+}
+
+// open opens the file system's mount point, and makes sure that it is this one and
+// not something mounted over it.
+func (m mount) open() (int, error) {
+	fd, err := unix.Open(m.point, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOATIME, 0)
+	if err != nil {
+		return -1, err
+	}
+	var st unix.Stat_t
+	if err = unix.Fstat(fd, &st); err == nil && deviceOf(st.Dev) != m.part.dev {
+		err = errors.New("another file system is mounted over it")
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+func (m mount) visible() bool {
+	fd, err := m.open()
+	if err == nil {
+		unix.Close(fd)
+	}
+	return err == nil
+}
+
+// name tells file systems apart: where it lies, which one it is, how large it is.
+func (m mount) name(fd int) (string, error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s@%d+%d:%x.%x/%d", m.fs, m.part.Off, m.part.Len, uint32(st.Fsid.Val[0]), uint32(st.Fsid.Val[1]), st.Blocks), nil
+}
+
+func deviceOf(dev uint64) string { return fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev)) }

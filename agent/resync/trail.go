@@ -1,0 +1,41 @@
+package resync
+
+import "sync"
+
+// Trail keeps the cursors of base frames that are not spooled yet, so that a job that
+// is cut goes on from the newest one it may use. The zero Trail is ready; it is safe
+// for concurrent use.
+type Trail struct {
+	mu      sync.Mutex
+	usable  Cursor
+	spooled uint64
+	waiting []Cursor // ascending by frame, one per frame
+}
+
+// Note remembers a cursor: those given to Sink.SendBase and those in Progress.
+func (t *Trail) Note(c Cursor) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := len(t.waiting); n > 0 && t.waiting[n-1].Frame == c.Frame {
+		t.waiting[n-1] = c
+	} else if n == 0 || t.waiting[n-1].Frame < c.Frame {
+		t.waiting = append(t.waiting, c)
+	}
+	t.settle()
+}
+
+// Spooled says that base frames up to n are on the relay's stable storage, and
+// returns the cursor to save: the job can go on from it, with FirstFrame n+1.
+func (t *Trail) Spooled(n uint64) Cursor {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.spooled = max(t.spooled, n)
+	t.settle()
+	return t.usable
+}
+
+func (t *Trail) settle() {
+	for len(t.waiting) > 0 && t.waiting[0].Frame <= t.spooled {
+		t.usable, t.waiting = t.waiting[0], t.waiting[1:]
+	}
+}
