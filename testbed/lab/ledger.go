@@ -1,0 +1,93 @@
+package lab
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"sort"
+	"sync"
+	"time"
+)
+
+// Ledger is what the workload's applications were promised: for each stream of values
+// when each was begun and when the storage acknowledged it. It lives outside the
+// protected disks. A stream's values are 1, 2, 3, … and n is acknowledged before n+1
+// is begun, so that at any moment the disk may hold exactly those up to some number.
+type Ledger struct {
+	mu      sync.Mutex
+	streams map[string]*promises
+	file    *os.File
+	w       *bufio.Writer
+}
+
+type promises struct{ begun, acked []int64 } // unix ns of value n at [n-1]
+
+// NewLedger keeps its promises in memory and, for whoever looks into a failure, as
+// lines "unix-ns stream number" in ledger.txt.
+func (l *Lab) NewLedger() (*Ledger, error) {
+	f, err := os.Create(l.Path("ledger.txt"))
+	if err != nil {
+		return nil, err
+	}
+	g := &Ledger{streams: map[string]*promises{}, file: f, w: bufio.NewWriter(f)}
+	l.OnClose(func() { _ = g.Close() }) // a copy for humans: nothing is decided by it
+	return g, nil
+}
+
+// Close completes the file.
+func (g *Ledger) Close() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return errors.Join(g.w.Flush(), g.file.Close())
+}
+
+// begin notes that the next value of the stream is about to be written.
+func (g *Ledger) begin(name string) uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := g.streams[name]
+	if s == nil {
+		s = &promises{}
+		g.streams[name] = s
+	}
+	s.begun = append(s.begun, time.Now().UnixNano())
+	return uint64(len(s.begun))
+}
+
+// ack notes that the value begun last is on stable storage.
+func (g *Ledger) ack(name string) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := g.streams[name]
+	now := time.Now().UnixNano()
+	s.acked = append(s.acked, now)
+	_, err := fmt.Fprintf(g.w, "%d %s %d\n", now, name, len(s.acked))
+	return err
+}
+
+// Bounds says what a disk as of this moment must hold of the stream: every value up to
+// acked, and none beyond begun.
+func (g *Ledger) Bounds(name string, at time.Time) (acked, begun uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := g.streams[name]
+	if s == nil {
+		return 0, 0
+	}
+	before := func(times []int64) uint64 {
+		return uint64(sort.Search(len(times), func(i int) bool { return times[i] >= at.UnixNano() }))
+	}
+	return before(s.acked), before(s.begun)
+}
+
+// Acked counts the acknowledged values of all streams.
+func (g *Ledger) Acked() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := 0
+	for _, s := range g.streams {
+		n += len(s.acked)
+	}
+	return n
+}

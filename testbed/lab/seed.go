@@ -1,0 +1,57 @@
+package lab
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// Data that lies on a disk before it is protected travels by the initial copy and not
+// by captured writes. It is never changed afterwards.
+
+const seedFile = 1 << 20
+
+// Seed fills a file system with this many megabytes and makes them durable.
+func Seed(d *Disk, megabytes int) error {
+	dir, err := makeDir(d.Mount, "seed")
+	if err != nil {
+		return err
+	}
+	for n := range megabytes {
+		if err := writeSynced(seedPath(dir, n), content(make([]byte, seedFile), seedName(d.FS), uint64(n+1))); err != nil {
+			return err
+		}
+	}
+	return syncDir(dir)
+}
+
+// checkSeed finds the same megabytes.
+func checkSeed(root, fs string, megabytes int) error {
+	for n := range megabytes {
+		path := seedPath(filepath.Join(root, "seed"), n)
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if got, err := valueOf(b, seedName(fs)); err != nil || got != uint64(n+1) || len(b) != seedFile {
+			return fmt.Errorf("%s: %d bytes of value %d instead of %d: %v", path, len(b), got, n+1, err)
+		}
+	}
+	return nil
+}
+
+func seedPath(dir string, n int) string { return filepath.Join(dir, fmt.Sprintf("%04d", n)) }
+
+func seedName(fs string) string { return fs + "/seed" }
+
+func writeSynced(path string, b []byte) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.Write(b); err != nil {
+		return err
+	}
+	return f.Sync()
+}
