@@ -21,16 +21,16 @@ const (
 // emitter makes frames of what the disks gave and sends them in order. Building and
 // sending overlap: one frame is packed while another travels.
 type emitter struct {
-	job      Job
-	sink     Sink
-	compress frame.Compression
-	meter    *meter
-	build    *frame.Builder
-	opened   time.Time
-	next     uint64 // number of the frame being built
-	cursor   Cursor // what is read and handed over so far
-	queue    chan parcel
-	spare    chan []byte
+	job    Job
+	sink   Sink
+	opt    Options
+	meter  *meter
+	build  *frame.Builder
+	opened time.Time
+	next   uint64 // number of the frame being built
+	cursor Cursor // what is read and handed over so far
+	queue  chan parcel
+	spare  chan []byte
 }
 
 // parcel is a frame on its way.
@@ -40,8 +40,8 @@ type parcel struct {
 	bytes  int64 // what the frame settles: its payload and its zeros
 }
 
-func newEmitter(job Job, sink Sink, c frame.Compression, m *meter) *emitter {
-	e := &emitter{job: job, sink: sink, compress: c, meter: m, build: frame.NewBuilder(job.Machine), next: job.FirstFrame, cursor: job.Cursor}
+func newEmitter(job Job, sink Sink, opt Options, m *meter) *emitter {
+	e := &emitter{job: job, sink: sink, opt: opt, meter: m, build: frame.NewBuilder(job.Machine), next: job.FirstFrame, cursor: job.Cursor}
 	e.queue, e.spare = make(chan parcel, 1), make(chan []byte, 3)
 	for range cap(e.spare) {
 		e.spare <- nil
@@ -77,7 +77,7 @@ func (e *emitter) add(ctx context.Context, d *disk, c *chunk) error {
 		e.meter.reached(e.cursor) // nothing is held back: the frames made so far cover it
 		return nil
 	}
-	if e.build.Len() >= frameSize || e.build.Records() >= frameExtents || time.Since(e.opened) >= frameAge {
+	if e.build.Len() >= e.opt.frameSize || e.build.Records() >= frameExtents || time.Since(e.opened) >= frameAge {
 		return e.flush(ctx)
 	}
 	return nil
@@ -92,7 +92,7 @@ func (e *emitter) flush(ctx context.Context) error {
 		return ctx.Err()
 	}
 	payload := int64(e.build.Len())
-	raw, err := e.build.Append(buf[:0], block.Seq(e.next), time.Now(), e.compress)
+	raw, err := e.build.Append(buf[:0], block.Seq(e.next), time.Now(), e.opt.Compression)
 	if err != nil {
 		return fmt.Errorf("resync: base frame %d: %w", e.next, err)
 	}

@@ -111,6 +111,8 @@ type Options struct {
 	Compression frame.Compression
 	// Open opens a disk for reading; nil opens the device at Target.Path.
 	Open func(Target) (Device, error)
+
+	frameSize int // bytes after which a frame is closed; tests make many small ones
 }
 
 // Result is what a finished job did. All but Frames are bytes.

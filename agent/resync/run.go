@@ -51,8 +51,11 @@ func newRun(job Job, sink Sink, hasher Hasher, opt Options) *run {
 	if opt.Open == nil {
 		opt.Open = openDevice
 	}
+	if opt.frameSize == 0 {
+		opt.frameSize = frameSize
+	}
 	r := &run{job: job, hasher: hasher, opt: opt, log: opt.Log, meter: newMeter(job.Cursor)}
-	r.out = newEmitter(job, sink, opt.Compression, r.meter)
+	r.out = newEmitter(job, sink, opt, r.meter)
 	r.bufs, r.reads = make(chan []byte, buffers), make(chan struct{}, depth)
 	for range buffers {
 		r.bufs <- aligned(chunkSize)

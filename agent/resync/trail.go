@@ -12,15 +12,17 @@ type Trail struct {
 	waiting []Cursor // ascending by frame, one per frame
 }
 
-// Note remembers a cursor: those given to Sink.SendBase and those in Progress.
+// Note remembers a cursor: those given to Sink.SendBase, before the frame leaves, and
+// those in Progress. Cursors of the same or a later frame are forgotten: they are of
+// a run that was cut, and its frames with these numbers are replaced.
 func (t *Trail) Note(c Cursor) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if n := len(t.waiting); n > 0 && t.waiting[n-1].Frame == c.Frame {
-		t.waiting[n-1] = c
-	} else if n == 0 || t.waiting[n-1].Frame < c.Frame {
-		t.waiting = append(t.waiting, c)
+	n := len(t.waiting)
+	for n > 0 && t.waiting[n-1].Frame >= c.Frame {
+		n--
 	}
+	t.waiting = append(t.waiting[:n], c)
 	t.settle()
 }
 
