@@ -243,6 +243,14 @@ func (r *Ring) Close() error {
 	return errors.Join(r.writeAnchor(), r.store.close())
 }
 
+// Abandon closes the file of a mapped ring and leaves the mapping, for the process's
+// life, to those who still hold slices of it.
+func (r *Ring) Abandon() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return errors.Join(r.writeAnchor(), r.store.leave())
+}
+
 // Usage tells what the ring holds.
 func (r *Ring) Usage() Usage {
 	r.mu.Lock()

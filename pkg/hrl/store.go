@@ -20,6 +20,8 @@ type store interface {
 	sync() error
 	size() (int64, error)
 	close() error
+	// leave is close but for a mapping, which stays for the process's life.
+	leave() error
 }
 
 // aligned returns n bytes that begin on a multiple of BlockSize, as a disk wants
@@ -69,6 +71,7 @@ func (s fileStore) size() (int64, error) {
 }
 
 func (s fileStore) close() error { return s.f.Close() }
+func (s fileStore) leave() error { return s.f.Close() }
 
 // SpaceError says that a journal file cannot be made because its file system has no
 // room. Nothing was changed.

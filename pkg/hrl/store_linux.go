@@ -32,6 +32,11 @@ func (s *mapStore) close() error {
 	return errors.Join(unix.Munmap(s.m), s.f.Close())
 }
 
+// leave also gives up the lock, which the mapping would keep.
+func (s *mapStore) leave() error {
+	return errors.Join(unix.Flock(int(s.f.Fd()), unix.LOCK_UN), s.f.Close())
+}
+
 // openStore opens the file for its only user.
 func openStore(path string, kind Kind) (store, error) {
 	f, err := openFile(path, kind)

@@ -1,0 +1,153 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/understudy-dr/understudy/pkg/block"
+)
+
+// placeOf asks the file system where the file lies (FIEMAP) and adds where the file
+// system's partition begins.
+func placeOf(path string) (Place, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Place{}, fmt.Errorf("journal: %w", err)
+	}
+	defer f.Close()
+	if err := keepsPlaces(f); err != nil {
+		return Place{}, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return Place{}, fmt.Errorf("journal: %s: %w", path, err)
+	}
+	dev, start, err := wholeDisk(st.Dev)
+	if err != nil {
+		return Place{}, fmt.Errorf("%w: %s: %w", ErrNoPlace, path, err)
+	}
+	set, err := fiemap(f)
+	if err != nil {
+		return Place{}, err
+	}
+	if set.Bytes() < st.Size {
+		return Place{}, fmt.Errorf("%w: %s has %d bytes, of which %d lie on the disk", ErrNoPlace, path, st.Size, set.Bytes())
+	}
+	p := Place{Path: path, Dev: dev, Extents: set.Extents()}
+	for i := range p.Extents {
+		p.Extents[i].Off += start
+	}
+	return p, nil
+}
+
+// keepsPlaces refuses file systems that write elsewhere what is overwritten, or that
+// answer FIEMAP with other addresses than the disk's.
+func keepsPlaces(f *os.File) error {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
+		return fmt.Errorf("journal: %s: %w", f.Name(), err)
+	}
+	if st.Type != unix.EXT4_SUPER_MAGIC && st.Type != unix.XFS_SUPER_MAGIC {
+		return fmt.Errorf("%w: %s is on a file system of type %#x: only ext4 and xfs leave a file in place and say where it lies", ErrNoPlace, f.Name(), st.Type)
+	}
+	return nil
+}
+
+// wholeDisk gives the whole disk under a file system's device and where on it the
+// device begins, in bytes.
+func wholeDisk(dev uint64) (whole uint64, start int64, err error) {
+	sys := fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(dev), unix.Minor(dev))
+	if slaves, _ := os.ReadDir(filepath.Join(sys, "slaves")); len(slaves) > 0 {
+		name, _ := filepath.EvalSymlinks(sys)
+		return 0, 0, fmt.Errorf("%s is stacked on %d other devices (LVM, md or encryption)", filepath.Base(name), len(slaves))
+	}
+	if _, err := os.Stat(filepath.Join(sys, "partition")); errors.Is(err, os.ErrNotExist) {
+		_, err = os.Stat(sys)
+		return dev, 0, err
+	}
+	sectors, err := readSys(filepath.Join(sys, "start"))
+	if err != nil {
+		return 0, 0, err
+	}
+	n, err := strconv.ParseInt(sectors, 10, 64)
+	if err != nil {
+		return 0, 0, err
+	}
+	dir, err := filepath.EvalSymlinks(sys)
+	if err != nil {
+		return 0, 0, err
+	}
+	parent, err := readSys(filepath.Join(filepath.Dir(dir), "dev"))
+	if err != nil {
+		return 0, 0, err
+	}
+	var major, minor uint32
+	if _, err := fmt.Sscanf(parent, "%d:%d", &major, &minor); err != nil {
+		return 0, 0, fmt.Errorf("%q is not a device number: %w", parent, err)
+	}
+	return unix.Mkdev(major, minor), n * block.SectorSize, nil
+}
+
+func readSys(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	return strings.TrimSpace(string(b)), err
+}
+
+// The kernel's struct fiemap and struct fiemap_extent.
+type (
+	fiemapHeader struct {
+		start, length         uint64
+		flags, mapped, counts uint32
+		_                     uint32
+	}
+	fiemapExtent struct {
+		logical, physical, length uint64
+		_                         [2]uint64
+		flags                     uint32
+		_                         [3]uint32
+	}
+)
+
+const (
+	fsIocFiemap   = 0xc020660b // FS_IOC_FIEMAP
+	fiemapSync    = 0x1        // FIEMAP_FLAG_SYNC
+	fiemapLast    = 0x1        // FIEMAP_EXTENT_LAST
+	fiemapMerged  = 0x1000     // FIEMAP_EXTENT_MERGED
+	fiemapAtATime = 256
+)
+
+// fiemap asks for the extents of a file. Any that is not plainly on the disk, written,
+// and the file's alone is an error: it would move at the next write.
+func fiemap(f *os.File) (*block.Set, error) {
+	var q struct {
+		fiemapHeader
+		extents [fiemapAtATime]fiemapExtent
+	}
+	set := &block.Set{}
+	for start := uint64(0); ; {
+		q.fiemapHeader = fiemapHeader{start: start, length: 1<<63 - 1 - start, flags: fiemapSync, counts: fiemapAtATime}
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), fsIocFiemap, uintptr(unsafe.Pointer(&q))); errno != 0 {
+			return nil, fmt.Errorf("%w: FIEMAP of %s: %w", ErrNoPlace, f.Name(), errno)
+		}
+		for _, e := range q.extents[:q.mapped] {
+			if odd := e.flags &^ (fiemapLast | fiemapMerged); odd != 0 {
+				return nil, fmt.Errorf("%w: %s has an extent with flags %#x at %d (not written, shared or encoded)", ErrNoPlace, f.Name(), odd, e.logical)
+			}
+			set.Add(block.Extent{Off: int64(e.physical), Len: int64(e.length)})
+			start = e.logical + e.length
+			if e.flags&fiemapLast != 0 {
+				return set, nil
+			}
+		}
+		if q.mapped == 0 {
+			return set, nil
+		}
+	}
+}

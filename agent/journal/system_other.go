@@ -1,0 +1,22 @@
+//go:build !linux
+
+package journal
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// thisBoot: elsewhere than on Linux nothing is kept over a restart yet.
+func thisBoot() bootID { return randomBoot() }
+
+// DefaultMemoryDir is where the memory stage's file lies: a plain file here, since
+// there is no memory file system to count on.
+func DefaultMemoryDir() string { return filepath.Join(os.TempDir(), "understudy-agent") }
+
+func checkMemoryDir(string, bool) error { return nil }
+
+func placeOf(path string) (Place, error) {
+	return Place{}, fmt.Errorf("%w: %s: not on this system", ErrNoPlace, path)
+}
