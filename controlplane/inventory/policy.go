@@ -1,0 +1,167 @@
+package inventory
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"time"
+
+	"github.com/understudy-dr/understudy/pkg/desired"
+	"github.com/understudy-dr/understudy/pkg/problem"
+)
+
+// DefaultPolicy is the name of the policy that machines begin with.
+const DefaultPolicy = "default"
+
+// MinRPOTarget bounds how many objects a machine makes: one a third of its target.
+const MinRPOTarget = time.Second
+
+// Policy says how closely a machine is followed and for how long its past is kept.
+type Policy struct {
+	Name        string           `json:"name"`
+	RPOTargetMS int64            `json:"rpo_target_ms" doc:"The age in milliseconds that the newest recovery point should not exceed."`
+	Retention   []Tier           `json:"retention" doc:"From the finest to the coarsest."`
+	Throttle    []desired.Window `json:"throttle"`
+	Changed     time.Time        `json:"changed"`
+}
+
+// Tier keeps one recovery point per EverySeconds until it is ForSeconds old;
+// EverySeconds 0 keeps every point.
+type Tier struct {
+	EverySeconds int64 `json:"every_seconds"`
+	ForSeconds   int64 `json:"for_seconds"`
+}
+
+// Every is the spacing of the tier's points; 0 is every point.
+func (t Tier) Every() time.Duration { return time.Duration(t.EverySeconds) * time.Second }
+
+// For is the age up to which the tier keeps points.
+func (t Tier) For() time.Duration { return time.Duration(t.ForSeconds) * time.Second }
+
+// NewPolicy is a policy with the default figures: 15 s; every point for 2 hours,
+// hourly to 24 hours, daily to 15 days.
+func NewPolicy(name string) Policy {
+	const hour, day = 3600, 86400
+	return Policy{
+		Name:        name,
+		RPOTargetMS: 15_000,
+		Retention:   []Tier{{0, 2 * hour}, {hour, 24 * hour}, {day, 15 * day}},
+		Throttle:    []desired.Window{},
+	}
+}
+
+var policyName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
+
+// Check says what is wrong with the policy, if anything is.
+func (p Policy) Check() error {
+	bad := func(format string, args ...any) error {
+		return problem.New(problem.Invalid, "correct it and send the policy again", "policy "+p.Name+": "+format, args...)
+	}
+	if !policyName.MatchString(p.Name) {
+		return bad("a name has 1 to 63 of a-z 0-9 . _ - and begins with a letter or digit")
+	}
+	if p.RPOTargetMS < MinRPOTarget.Milliseconds() || p.RPOTargetMS > (24*time.Hour).Milliseconds() {
+		return bad("the RPO target is %d ms: want %s to 24h", p.RPOTargetMS, MinRPOTarget)
+	}
+	if len(p.Retention) == 0 || len(p.Retention) > 16 || len(p.Throttle) > 64 {
+		return bad("%d retention tiers and %d throttle windows: want 1 to 16 and at most 64", len(p.Retention), len(p.Throttle))
+	}
+	for i, t := range p.Retention {
+		if t.EverySeconds < 0 || t.ForSeconds <= 0 {
+			return bad("retention tier %d keeps every %d s for %d s", i+1, t.EverySeconds, t.ForSeconds)
+		}
+		if i > 0 && (t.EverySeconds <= p.Retention[i-1].EverySeconds || t.ForSeconds <= p.Retention[i-1].ForSeconds) {
+			return bad("retention tier %d must be coarser and last longer than the one before it", i+1)
+		}
+	}
+	for _, w := range p.Throttle {
+		if err := w.Check(); err != nil {
+			return bad("%v", err)
+		}
+	}
+	return nil
+}
+
+func (inv *Inventory) ensureDefaultPolicy(ctx context.Context) error {
+	return inv.update(ctx, func(tx *sql.Tx) error {
+		return inv.putPolicy(ctx, tx, NewPolicy(DefaultPolicy), "DO NOTHING")
+	})
+}
+
+// Policies lists all policies by name.
+func (inv *Inventory) Policies(ctx context.Context) ([]Policy, error) {
+	return list(ctx, inv.read, scanPolicy, selectPolicy+" ORDER BY name")
+}
+
+// Policy is the policy of this name. The error is a problem with code not-found.
+func (inv *Inventory) Policy(ctx context.Context, name string) (Policy, error) {
+	return policyByName(ctx, inv.read, name)
+}
+
+// SetPolicy writes the policy and tells the machines that follow it.
+func (inv *Inventory) SetPolicy(ctx context.Context, p Policy) (Policy, error) {
+	if err := p.Check(); err != nil {
+		return Policy{}, err
+	}
+	err := inv.update(ctx, func(tx *sql.Tx) error {
+		const replace = "DO UPDATE SET rpo_target_ms = excluded.rpo_target_ms, retention = excluded.retention, throttle = excluded.throttle, changed_at = excluded.changed_at"
+		if err := inv.putPolicy(ctx, tx, p, replace); err != nil {
+			return err
+		}
+		_, err := exec(ctx, tx, "UPDATE machines SET generation = generation + 1 WHERE policy = ?", p.Name)
+		return err
+	})
+	if err != nil {
+		return Policy{}, err
+	}
+	inv.wake()
+	return inv.Policy(ctx, p.Name)
+}
+
+func (inv *Inventory) putPolicy(ctx context.Context, tx *sql.Tx, p Policy, onConflict string) error {
+	if p.Throttle == nil {
+		p.Throttle = []desired.Window{}
+	}
+	retention, err := toJSON(p.Retention)
+	if err != nil {
+		return err
+	}
+	throttle, err := toJSON(p.Throttle)
+	if err != nil {
+		return err
+	}
+	_, err = exec(ctx, tx, "INSERT INTO policies (name, rpo_target_ms, retention, throttle, changed_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT (name) "+onConflict,
+		p.Name, p.RPOTargetMS, retention, throttle, nanos(inv.now()))
+	return err
+}
+
+const selectPolicy = "SELECT name, rpo_target_ms, retention, throttle, changed_at FROM policies"
+
+func policyByName(ctx context.Context, q queryer, name string) (Policy, error) {
+	found, err := list(ctx, q, scanPolicy, selectPolicy+" WHERE name = ?", name)
+	if err != nil {
+		return Policy{}, err
+	}
+	if len(found) == 0 {
+		return Policy{}, problem.New(problem.NotFound, "see understudy policy list; make it with understudy policy set", "there is no policy %q", name)
+	}
+	return found[0], nil
+}
+
+func scanPolicy(rows *sql.Rows) (p Policy, err error) {
+	var retention, throttle string
+	var changed int64
+	if err := rows.Scan(&p.Name, &p.RPOTargetMS, &retention, &throttle, &changed); err != nil {
+		return p, err
+	}
+	p.Changed = moment(changed)
+	if err := json.Unmarshal([]byte(retention), &p.Retention); err != nil {
+		return p, fmt.Errorf("policy %s: %w", p.Name, err)
+	}
+	if err := json.Unmarshal([]byte(throttle), &p.Throttle); err != nil {
+		return p, fmt.Errorf("policy %s: %w", p.Name, err)
+	}
+	return p, nil
+}

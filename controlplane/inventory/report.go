@@ -1,0 +1,148 @@
+package inventory
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/desired"
+	"github.com/understudy-dr/understudy/pkg/problem"
+)
+
+// Record takes in what a machine's agent reports and answers with the generation of
+// what is wanted of it. Errors are problems with code invalid, version-unknown,
+// identity-conflict or machine-unknown.
+func (inv *Inventory) Record(ctx context.Context, machine block.MachineID, r desired.Report) (desired.ReportReply, error) {
+	if err := r.Check(); err != nil {
+		return desired.ReportReply{}, err
+	}
+	var reply desired.ReportReply
+	var refused error // answered after the commit: the conflict itself is a fact to keep
+	err := inv.note(ctx, func(tx *sql.Tx) error {
+		m, err := machineByID(ctx, tx, machine)
+		if err != nil {
+			return err
+		}
+		if refused, err = inv.succeed(ctx, tx, m, r); err != nil || refused != nil {
+			return err
+		}
+		reply = desired.ReportReply{Generation: m.Generation, Time: inv.now().UTC()}
+		return inv.take(ctx, tx, m, r)
+	})
+	if err == nil {
+		err = refused
+	}
+	return reply, err
+}
+
+// succeed lets the newest agent process speak for the machine. One that comes back
+// after another took over is a second agent with the same identity: most often a
+// clone of the machine's disk. It is refused, and the operator is told.
+func (inv *Inventory) succeed(ctx context.Context, tx *sql.Tx, m Machine, r desired.Report) (refused, err error) {
+	if r.Instance == m.Instance {
+		return nil, nil
+	}
+	back, err := list(ctx, tx, scanNanos, "SELECT back_at FROM instances WHERE machine = ? AND instance = ?", m.ID.String(), r.Instance)
+	if err != nil {
+		return nil, err
+	}
+	if len(back) == 0 {
+		return nil, inv.installInstance(ctx, tx, m, r)
+	}
+	const remedy = "leave the agent running on the machine that was enrolled; on the other, delete the agent's identity and enrol it with a token of its own"
+	p := problem.New(problem.IdentityConflict, remedy, "two agents report as machine %s: this one on host %q took turns with another on host %q",
+		m.ID, r.Host.Hostname, m.Report.Host.Hostname)
+	return p, inv.noticeReturn(ctx, tx, m, r.Instance, moment(back[0]), desired.Event{
+		Type: string(problem.IdentityConflict), Severity: desired.Error, Message: p.Detail, Remedy: remedy})
+}
+
+// noticeReturn tells the operator that a superseded agent goes on reporting, once a
+// minute. Its first return is only marked: it may be the last word of a process that
+// was killed, still on its way when its successor began.
+func (inv *Inventory) noticeReturn(ctx context.Context, tx *sql.Tx, m Machine, instance string, back time.Time, e desired.Event) error {
+	now, next := inv.now(), inv.now()
+	switch {
+	case back.IsZero():
+	case now.Sub(back) < time.Second: // also while back lies ahead, until the next event is due
+		return nil
+	default:
+		next = now.Add(time.Minute)
+		if err := inv.addEvent(ctx, tx, m.ID, e); err != nil {
+			return err
+		}
+	}
+	_, err := exec(ctx, tx, "UPDATE instances SET back_at = ? WHERE machine = ? AND instance = ?", nanos(next), m.ID.String(), instance)
+	return err
+}
+
+func (inv *Inventory) installInstance(ctx context.Context, tx *sql.Tx, m Machine, r desired.Report) error {
+	if _, err := exec(ctx, tx, "INSERT INTO instances (machine, instance) VALUES (?, ?)", m.ID.String(), r.Instance); err != nil {
+		return err
+	}
+	// A service that restarts in a loop must not fill the table.
+	if _, err := exec(ctx, tx, `DELETE FROM instances WHERE machine = ?1 AND rowid NOT IN
+		(SELECT rowid FROM instances WHERE machine = ?1 ORDER BY rowid DESC LIMIT 1000)`, m.ID.String()); err != nil {
+		return err
+	}
+	_, err := exec(ctx, tx, "UPDATE machines SET instance = ? WHERE id = ?", r.Instance, m.ID.String())
+	return err
+}
+
+// take keeps the report and what follows from it.
+func (inv *Inventory) take(ctx context.Context, tx *sql.Tx, m Machine, r desired.Report) error {
+	now := inv.now()
+	events := r.Events
+	if e, odd := clockEvent(m, r, now); odd {
+		events = append(slices.Clone(events), e)
+	}
+	r.Events = nil
+	text, err := toJSON(r)
+	if err != nil {
+		return err
+	}
+	if _, err := exec(ctx, tx, "UPDATE machines SET hostname = ?, reported_at = ?, report = ? WHERE id = ?", r.Host.Hostname, nanos(now), text, m.ID.String()); err != nil {
+		return err
+	}
+	if !slices.Equal(m.Report.Disks, r.Disks) || m.Reported.IsZero() {
+		if err := putDisks(ctx, tx, m.ID, r.Disks); err != nil {
+			return err
+		}
+	}
+	for _, e := range events {
+		if err := inv.addEvent(ctx, tx, m.ID, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// clockEvent notices that the clocks began to disagree, or ceased to.
+func clockEvent(m Machine, r desired.Report, now time.Time) (desired.Event, bool) {
+	before := desired.CheckClocks(m.Report.Time, m.Reported)
+	after := desired.CheckClocks(r.Time, now)
+	if m.Reported.IsZero() {
+		before = nil
+	}
+	switch {
+	case before == nil && after != nil:
+		return desired.Event{Time: now, Type: "clock", Severity: desired.Warning,
+			Message: fmt.Sprintf("machine %s: %s", r.Host.Hostname, skew(r.Time, now)),
+			Remedy:  "set the wrong clock right; times of recovery points are the machine's, and the RPO shown is off by as much"}, true
+	case before != nil && after == nil:
+		return desired.Event{Time: now, Type: "clock", Severity: desired.Info,
+			Message: fmt.Sprintf("machine %s: its clock and the control plane's agree again", r.Host.Hostname)}, true
+	default:
+		return desired.Event{}, false
+	}
+}
+
+func skew(agent, ours time.Time) string {
+	if d := agent.Sub(ours).Round(time.Second); d > 0 {
+		return "its clock is " + d.String() + " ahead of the control plane's"
+	} else {
+		return "its clock is " + (-d).String() + " behind the control plane's"
+	}
+}
