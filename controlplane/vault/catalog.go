@@ -1,0 +1,268 @@
+package vault
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/understudy-dr/understudy/controlplane/vault/sealed"
+	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/frame"
+)
+
+// catalog is what is known of one machine's history at one moment. It is never
+// changed once published: the next one shares its memory.
+//
+// Memory: 32 bytes for each log frame behind the newest manifest, about 150 for each
+// object, and the manifest itself (about 250 bytes for each object of its runs).
+type catalog struct {
+	machine  block.MachineID
+	manifest *manifest
+	epochs   []*Epoch   // ascending; also those of which only base frames have come
+	logs     []logRef   // objects with frames behind the manifest, ascending
+	bounds   []boundary // their frame boundaries, ascending
+	last     boundary   // end of the chain; zero before the first frame
+	names    map[block.Seq]frame.PointMark
+	// damage are objects that break a chain: nothing behind them is known.
+	damage []*DamageError
+	pins   map[block.Position]pin
+}
+
+// boundary is the place behind one log frame.
+type boundary struct {
+	pos    block.Position
+	closed int64 // Unix ns
+	kind   PointKind
+}
+
+// logRef is a stored log object and the epochs it spans.
+type logRef struct {
+	key         string
+	first, last block.Seq
+	size        int64
+	parts       []part
+}
+
+// part is the stretch of a log object that lies in one epoch.
+type part struct {
+	epoch       block.Epoch
+	first, last block.Seq
+}
+
+// baseRef is a stored base object.
+type baseRef struct {
+	key         string
+	first, last uint64
+}
+
+func newCatalog(id block.MachineID, m *manifest) *catalog {
+	c := &catalog{machine: id, manifest: m, epochs: slices.Clone(m.Epochs)}
+	if n := len(m.Runs); n > 0 {
+		r := m.Runs[n-1]
+		c.last = boundary{pos: r.End, closed: r.Closed, kind: r.Point}
+	}
+	return c
+}
+
+// epoch finds an epoch's facts; nil if there are none.
+func (c *catalog) epoch(e block.Epoch) *Epoch {
+	i, ok := c.findEpoch(e)
+	if !ok {
+		return nil
+	}
+	return c.epochs[i]
+}
+
+func (c *catalog) findEpoch(e block.Epoch) (int, bool) {
+	return slices.BinarySearchFunc(c.epochs, e, func(x *Epoch, e block.Epoch) int { return cmp.Compare(x.Epoch, e) })
+}
+
+// edit returns an epoch's facts for changing, in a list of epochs that is the
+// catalog's own.
+func (c *catalog) edit(e block.Epoch) *Epoch {
+	i, ok := c.findEpoch(e)
+	c.epochs = slices.Clone(c.epochs)
+	if !ok {
+		c.epochs = slices.Insert(c.epochs, i, &Epoch{Epoch: e})
+		return c.epochs[i]
+	}
+	facts := *c.epochs[i]
+	c.epochs[i] = &facts
+	return &facts
+}
+
+// withLog is the catalog after one more log object. It fails, and changes nothing,
+// if the frames do not continue the chain.
+func (c *catalog) withLog(key string, size int64, frames []*frame.Frame) (*catalog, error) {
+	next := *c
+	ref := logRef{key: key, first: frames[0].First, last: frames[len(frames)-1].Last, size: size}
+	for _, f := range frames {
+		if f.Last <= c.manifest.Through.Seq {
+			continue // already in a run: thinning ended inside this object
+		}
+		if err := next.addFrame(f); err != nil {
+			return nil, err
+		}
+		if n := len(ref.parts); n > 0 && ref.parts[n-1].epoch == f.Epoch {
+			ref.parts[n-1].last = f.Last
+		} else {
+			ref.parts = append(ref.parts, part{f.Epoch, f.First, f.Last})
+		}
+	}
+	if len(ref.parts) > 0 {
+		next.logs = append(c.logs, ref)
+	}
+	return &next, nil
+}
+
+// addFrame extends the chain by one log or mark frame.
+func (c *catalog) addFrame(f *frame.Frame) error {
+	if f.Machine != c.machine {
+		return fmt.Errorf("%w: a frame of machine %s in the log of %s", ErrContinuity, f.Machine, c.machine)
+	}
+	b := boundary{pos: f.Position(), closed: f.Closed.UnixNano(), kind: PointCrash}
+	var mark frame.Mark
+	var err error
+	switch f.Kind {
+	case frame.KindMark:
+		if mark, err = f.Mark(); err != nil {
+			return fmt.Errorf("%w: the mark at %v: %w", ErrContinuity, f.Position(), err)
+		}
+	case frame.KindBase:
+		return fmt.Errorf("%w: base frame %d of epoch %d among log frames", ErrContinuity, f.First, f.Epoch)
+	}
+	begins := mark.Type == frame.MarkEpochBegin
+	switch {
+	case c.last.pos.Seq == 0 && !begins:
+		return fmt.Errorf("%w: the log of machine %s must start with the beginning of an epoch, not with frame %v", ErrContinuity, c.machine, f.Position())
+	case c.last.pos.Seq != 0 && f.First != c.last.pos.Seq+1:
+		return fmt.Errorf("%w: frame %d..%d of machine %s, expected %d", ErrContinuity, f.First, f.Last, c.machine, c.last.pos.Seq+1)
+	case begins && f.Epoch <= c.last.pos.Epoch, !begins && f.Epoch != c.last.pos.Epoch:
+		return fmt.Errorf("%w: frame %d..%d of machine %s is in epoch %d, the chain in epoch %d", ErrContinuity, f.First, f.Last, c.machine, f.Epoch, c.last.pos.Epoch)
+	}
+	c.apply(f, mark, &b)
+	c.bounds, c.last = append(c.bounds, b), b
+	return nil
+}
+
+// apply takes down what a mark says.
+func (c *catalog) apply(f *frame.Frame, mark frame.Mark, b *boundary) {
+	switch mark.Type {
+	case frame.MarkEpochBegin:
+		e := c.edit(f.Epoch)
+		e.Begin, e.Began, e.Reason, e.Method = f.First, f.Closed.UTC(), mark.Reason, mark.Method
+		e.Disks = nil
+		for _, d := range mark.Disks {
+			e.Disks = append(e.Disks, Disk{ID: d.ID, Name: d.Name, Path: d.Path, Size: d.Size, SectorSize: d.SectorSize})
+		}
+	case frame.MarkBaseComplete:
+		e := c.edit(f.Epoch)
+		e.Complete, e.BaseFrames = f.Last, mark.BaseFrames
+	case frame.MarkPoint:
+		if mark.Point == nil {
+			return
+		}
+		b.kind = PointApp
+		if mark.Point.Kind == string(PointGroup) {
+			b.kind = PointGroup
+		}
+		names := make(map[block.Seq]frame.PointMark, len(c.names)+1)
+		for seq, p := range c.names {
+			names[seq] = p
+		}
+		names[f.Last] = *mark.Point
+		c.names = names
+	}
+}
+
+// committedBase is the number of base frames of an epoch without a gap from 1.
+func (c *catalog) committedBase(e block.Epoch) uint64 {
+	if facts := c.epoch(e); facts != nil {
+		return facts.Committed
+	}
+	return 0
+}
+
+// withBase is the catalog after one more base object of an epoch. It fails, and
+// changes nothing, if the frames do not continue the epoch's numbering.
+func (c *catalog) withBase(e block.Epoch, key string, frames []*frame.Frame) (*catalog, error) {
+	if facts := c.epoch(e); e <= c.manifest.Through.Epoch && (facts == nil || facts.merged) {
+		return nil, fmt.Errorf("%w: base frames of epoch %d of machine %s come after the epoch was thinned", ErrContinuity, e, c.machine)
+	}
+	expected := c.committedBase(e) + 1
+	ref := baseRef{key: key, first: uint64(frames[0].First)}
+	for _, f := range frames {
+		if f.Machine != c.machine || f.Kind != frame.KindBase || f.Epoch != e || uint64(f.First) != expected {
+			return nil, fmt.Errorf("%w: %s frame %d of epoch %d of machine %s, expected base frame %d of epoch %d of machine %s",
+				ErrContinuity, f.Kind, f.First, f.Epoch, f.Machine, expected, e, c.machine)
+		}
+		expected++
+	}
+	ref.last = expected - 1
+	next := *c
+	edit := next.edit(e)
+	edit.base, edit.Committed = append(edit.base, ref), ref.last
+	return &next, nil
+}
+
+// layer is an object of a history, or the part of it that a position sees.
+type layer struct {
+	key         string
+	kind        sealed.Kind
+	run         *runObject  // for objects of runs: where their extents lie
+	epoch       block.Epoch // for log objects: only frames of this epoch…
+	after, upto block.Seq   // …with after < First and Last <= upto
+}
+
+// layers are the objects that a position sees, the oldest first: the history is one
+// line of runs, then for each epoch its base and its log. A position sees the line up
+// to itself.
+func (c *catalog) layers(p block.Position) []layer {
+	return c.layersBetween(block.Position{}, p)
+}
+
+// layersBetween are the layers of the history behind one position up to another. Base
+// frames of an epoch lie behind the end of the epoch before it.
+func (c *catalog) layersBetween(from, to block.Position) []layer {
+	var out []layer
+	for i := range c.manifest.Runs {
+		r := &c.manifest.Runs[i]
+		if !from.Before(r.End) || to.Before(r.End) {
+			continue
+		}
+		for j := range r.Objects {
+			out = append(out, layer{key: r.Objects[j].Key, kind: sealed.KindRun, run: &r.Objects[j]})
+		}
+	}
+	if !c.manifest.Through.Before(to) {
+		return out
+	}
+	after := max(from.Seq, c.manifest.Through.Seq)
+	logs := c.logs
+	for _, e := range c.epochs {
+		if e.Begin == 0 || e.Epoch > to.Epoch {
+			continue
+		}
+		if e.Epoch > from.Epoch {
+			for _, b := range e.base {
+				out = append(out, layer{key: b.key, kind: sealed.KindBase})
+			}
+		}
+		for len(logs) > 0 && logs[0].lastEpoch() < e.Epoch {
+			logs = logs[1:]
+		}
+		for _, l := range logs {
+			for _, p := range l.parts {
+				if p.epoch == e.Epoch && p.last > after && p.first <= to.Seq {
+					out = append(out, layer{key: l.key, kind: sealed.KindLog, epoch: e.Epoch, after: after, upto: to.Seq})
+				}
+			}
+			if l.lastEpoch() > e.Epoch || l.first > to.Seq {
+				break
+			}
+		}
+	}
+	return out
+}
+
+func (l logRef) lastEpoch() block.Epoch { return l.parts[len(l.parts)-1].epoch }

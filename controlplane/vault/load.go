@@ -1,0 +1,338 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/understudy-dr/understudy/controlplane/objstore"
+	"github.com/understudy-dr/understudy/controlplane/vault/sealed"
+	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/frame"
+)
+
+const (
+	// fetchWidth is how many objects are fetched at once while a history is read.
+	fetchWidth = 8
+	// fetchBatch bounds the heads held while they wait for their turn.
+	fetchBatch = 32
+	// loadAttempts bounds reloads when a thinning elsewhere takes objects away.
+	loadAttempts = 5
+)
+
+// errSuperseded: the manifest that was read is no longer the newest.
+var errSuperseded = errors.New("vault: thinned meanwhile")
+
+// loadAll reads a machine's history from the store: the newest manifest, and the
+// indexes of the log objects behind it.
+func (m *Machine) loadAll(ctx context.Context) (*catalog, error) {
+	for range loadAttempts {
+		c, err := m.loadOnce(ctx)
+		if !errors.Is(err, errSuperseded) {
+			return c, err
+		}
+	}
+	return nil, fmt.Errorf("%w %d times while it was read: try again", errSuperseded, loadAttempts)
+}
+
+func (m *Machine) loadOnce(ctx context.Context) (*catalog, error) {
+	mf, err := m.loadManifest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := newCatalog(m.id, mf)
+	if c, err = m.loadLogs(ctx, c); err != nil {
+		return nil, err
+	}
+	if c, err = m.loadBases(ctx, c); err != nil {
+		return nil, err
+	}
+	if c.pins, err = m.loadPins(ctx); err != nil {
+		return nil, err
+	}
+	if len(c.damage) > 0 {
+		// What looks like damage may be garbage that a thinning has just collected.
+		newer, err := m.exists(ctx, numbered(manifestPrefix(m.id), mf.Generation+1))
+		if err != nil {
+			return nil, err
+		}
+		if newer {
+			return nil, errSuperseded
+		}
+	}
+	return c, nil
+}
+
+func (m *Machine) loadManifest(ctx context.Context) (*manifest, error) {
+	prefix := manifestPrefix(m.id)
+	top, err := m.newest(ctx, prefix)
+	if err != nil {
+		return nil, err
+	}
+	if top == 0 {
+		return &manifest{Version: manifestVersion, Machine: m.id}, nil
+	}
+	name := numbered(prefix, top)
+	_, b, err := m.open(ctx, name, sealed.KindDocument)
+	if err == nil {
+		var mf *manifest
+		if mf, err = parseManifest(b); err == nil && mf.Machine == m.id && mf.Generation == top {
+			return mf, nil
+		}
+	}
+	return nil, m.damaged(name, "every recovery point older than the newest log objects", err)
+}
+
+func (m *Machine) damaged(name, affected string, err error) *DamageError {
+	if err == nil {
+		err = errors.New("it belongs to another place")
+	}
+	return &DamageError{Machine: m.id, Object: name, Affected: affected, Err: err}
+}
+
+// loadLogs follows the log chain from the manifest's end on.
+func (m *Machine) loadLogs(ctx context.Context, c *catalog) (*catalog, error) {
+	names, err := m.logNames(ctx, c.manifest.Through.Seq)
+	if err != nil {
+		return nil, err
+	}
+	for batch := range slices.Chunk(names, fetchBatch) {
+		objects, errs := m.fetchAll(ctx, batch, sealed.KindLog)
+		for i, name := range batch {
+			if isPassing(errs[i]) {
+				return nil, errs[i]
+			}
+			// The listing may have missed objects before this one.
+			if c, err = m.probeLogs(ctx, c, name); err != nil || len(c.damage) > 0 {
+				return c, err
+			}
+			if errs[i] == nil {
+				c, errs[i] = m.follow(c, objects[i])
+			}
+			if errs[i] != nil {
+				return m.broken(c, name, errs[i]), nil
+			}
+		}
+	}
+	return m.probeLogs(ctx, c, "")
+}
+
+// follow extends the chain, or returns it unchanged with the reason why not.
+func (m *Machine) follow(c *catalog, o frames) (*catalog, error) {
+	next, err := c.withLog(o.key, o.size(), o.list())
+	if err != nil {
+		return c, err
+	}
+	return next, nil
+}
+
+// list is the frames without their places in the object.
+func (o frames) list() []*frame.Frame {
+	list := make([]*frame.Frame, len(o.heads))
+	for i, h := range o.heads {
+		list[i] = h.Frame
+	}
+	return list
+}
+
+// broken is the catalog whose chain ends before a bad object.
+func (m *Machine) broken(c *catalog, name string, err error) *catalog {
+	next := *c
+	affected := fmt.Sprintf("every recovery point after %v", c.last.pos)
+	next.damage = append(slices.Clone(c.damage), m.damaged(name, affected, err))
+	return &next
+}
+
+// logNames lists the log objects that hold frames behind after.
+func (m *Machine) logNames(ctx context.Context, after block.Seq) ([]string, error) {
+	prefix := logPrefix(m.id)
+	var names []string
+	for info, err := range m.v.store.List(ctx, prefix) {
+		if err != nil {
+			return nil, err
+		}
+		numbers, err := parseNumbers(info.Key, prefix, 1)
+		if err != nil {
+			return nil, err
+		}
+		if block.Seq(numbers[0]) <= after+1 {
+			names = names[:0] // those before it end at or before after
+		}
+		names = append(names, info.Key)
+	}
+	return names, nil
+}
+
+// probeLogs asks for the objects that must come next by name, up to the one given:
+// a listing may be late, Head and Get are not. With no name it goes on to the end.
+func (m *Machine) probeLogs(ctx context.Context, c *catalog, upto string) (*catalog, error) {
+	for c.last.pos.Seq != 0 {
+		name := logName(m.id, c.last.pos.Seq+1)
+		if upto != "" && name >= upto {
+			return c, nil
+		}
+		o, err := m.frames(ctx, name, sealed.KindLog)
+		if errors.Is(err, objstore.ErrNotFound) {
+			return c, nil
+		}
+		if isPassing(err) {
+			return c, err
+		}
+		if err == nil {
+			c, err = m.follow(c, o)
+		}
+		if err != nil {
+			return m.broken(c, name, err), nil
+		}
+	}
+	return c, nil
+}
+
+// loadBases follows the chain of base objects of every epoch that is not in the runs.
+func (m *Machine) loadBases(ctx context.Context, c *catalog) (*catalog, error) {
+	names, err := m.baseNames(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	for e, list := range names {
+		if c, err = m.loadBase(ctx, c, e, list); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// baseNames lists the base objects that are not in the runs, by epoch. Every epoch
+// not in the runs has an entry: its objects may only be listed late.
+func (m *Machine) baseNames(ctx context.Context, c *catalog) (map[block.Epoch][]string, error) {
+	prefix := basePrefix(m.id)
+	names := make(map[block.Epoch][]string)
+	for _, e := range c.epochs {
+		if !e.merged {
+			names[e.Epoch] = nil
+		}
+	}
+	for info, err := range m.v.store.List(ctx, prefix) {
+		if err != nil {
+			return nil, err
+		}
+		n, err := parseNumbers(info.Key, prefix, 2)
+		if err != nil {
+			return nil, err
+		}
+		e := block.Epoch(n[0])
+		if facts := c.epoch(e); e > c.manifest.Through.Epoch || facts != nil && !facts.merged {
+			names[e] = append(names[e], info.Key)
+		}
+	}
+	return names, nil
+}
+
+func (m *Machine) loadBase(ctx context.Context, c *catalog, e block.Epoch, names []string) (*catalog, error) {
+	var err error
+	for batch := range slices.Chunk(names, fetchBatch) {
+		objects, errs := m.fetchAll(ctx, batch, sealed.KindBase)
+		for i, name := range batch {
+			if isPassing(errs[i]) {
+				return nil, errs[i]
+			}
+			damage := len(c.damage)
+			if c, err = m.probeBases(ctx, c, e, name); err != nil || len(c.damage) > damage {
+				return c, err
+			}
+			if errs[i] == nil {
+				c, errs[i] = m.followBase(c, e, objects[i])
+			}
+			if errs[i] != nil {
+				return m.brokenBase(c, e, name, errs[i]), nil
+			}
+		}
+	}
+	return m.probeBases(ctx, c, e, "")
+}
+
+func (m *Machine) followBase(c *catalog, e block.Epoch, o frames) (*catalog, error) {
+	next, err := c.withBase(e, o.key, o.list())
+	if err != nil {
+		return c, err
+	}
+	return next, nil
+}
+
+func (m *Machine) brokenBase(c *catalog, e block.Epoch, name string, err error) *catalog {
+	next := *c
+	affected := fmt.Sprintf("every recovery point of epoch %d and later", e)
+	next.damage = append(slices.Clone(c.damage), m.damaged(name, affected, err))
+	return &next
+}
+
+// probeBases asks for the base objects that must come next by name, up to the one
+// given; with no name it goes on to the end.
+func (m *Machine) probeBases(ctx context.Context, c *catalog, e block.Epoch, upto string) (*catalog, error) {
+	for {
+		name := baseName(m.id, e, c.committedBase(e)+1)
+		if upto != "" && name >= upto {
+			return c, nil
+		}
+		o, err := m.frames(ctx, name, sealed.KindBase)
+		if errors.Is(err, objstore.ErrNotFound) {
+			return c, nil
+		}
+		if isPassing(err) {
+			return c, err
+		}
+		if err == nil {
+			c, err = m.followBase(c, e, o)
+		}
+		if err != nil {
+			return m.brokenBase(c, e, name, err), nil
+		}
+	}
+}
+
+// fetchAll fetches several objects at once; each has its own error.
+func (m *Machine) fetchAll(ctx context.Context, names []string, kind sealed.Kind) ([]frames, []error) {
+	objects, errs := make([]frames, len(names)), make([]error, len(names))
+	var g errgroup.Group
+	g.SetLimit(fetchWidth)
+	for i, name := range names {
+		g.Go(func() error {
+			objects[i], errs[i] = m.frames(ctx, name, kind)
+			return nil
+		})
+	}
+	_ = g.Wait() // errors are in errs
+	return objects, errs
+}
+
+// catchUp extends a loaded catalog by what other processes have stored since; nil if
+// it must be read anew.
+func (m *Machine) catchUp(ctx context.Context, c *catalog) (*catalog, error) {
+	thinned, err := m.exists(ctx, numbered(manifestPrefix(m.id), c.manifest.Generation+1))
+	if err != nil {
+		return nil, err
+	}
+	if thinned || c.last.pos.Seq == 0 || len(c.damage) > 0 {
+		return nil, nil
+	}
+	if c, err = m.probeLogs(ctx, c, ""); err != nil {
+		return nil, err
+	}
+	for _, e := range c.epochs {
+		if !e.merged && (e.Complete == 0 || e.Committed < e.BaseFrames) {
+			if c, err = m.probeBases(ctx, c, e.Epoch, ""); err != nil {
+				return nil, err
+			}
+		}
+	}
+	pins, err := m.loadPins(ctx)
+	if err != nil {
+		return nil, err
+	}
+	next := *c
+	next.pins = pins
+	return &next, nil
+}

@@ -1,0 +1,89 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/understudy-dr/understudy/controlplane/objstore"
+	"github.com/understudy-dr/understudy/pkg/block"
+)
+
+// pin locks a point against thinning.
+type pin struct {
+	Position block.Position `json:"position"`
+	Name     string         `json:"name,omitempty"`
+	Created  time.Time      `json:"created"`
+}
+
+// Lock keeps a recovery point whatever the retention says, under a name if one is
+// given, until Unlock. Locking a locked point changes nothing.
+func (m *Machine) Lock(ctx context.Context, p block.Position, name string) error {
+	m.load.Lock()
+	defer m.load.Unlock()
+	c, err := m.refresh(ctx)
+	if err != nil {
+		return err
+	}
+	if !c.retained(p) {
+		return c.noPoint(p.String(), "that position is not a retained recovery point")
+	}
+	doc := pin{Position: p, Name: name, Created: m.v.opts.Now().UTC()}
+	if err := m.putDocument(ctx, pinName(m.id, p), 0, doc); err != nil && !errors.Is(err, objstore.ErrExists) {
+		return fmt.Errorf("vault: locking point %v of machine %s: %w", p, m.id, err)
+	}
+	return m.reloadPins(ctx)
+}
+
+// Unlock gives a locked point back to the retention.
+func (m *Machine) Unlock(ctx context.Context, p block.Position) error {
+	m.load.Lock()
+	defer m.load.Unlock()
+	if _, err := m.refresh(ctx); err != nil {
+		return err
+	}
+	if err := m.v.store.Delete(ctx, pinName(m.id, p)); err != nil {
+		return fmt.Errorf("vault: unlocking point %v of machine %s: %w", p, m.id, err)
+	}
+	return m.reloadPins(ctx)
+}
+
+func (m *Machine) reloadPins(ctx context.Context) error {
+	pins, err := m.loadPins(ctx)
+	if err != nil {
+		return err
+	}
+	m.update(func(c *catalog) { c.pins = pins })
+	return nil
+}
+
+// update publishes a changed copy of the catalog.
+func (m *Machine) update(change func(*catalog)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	next := *m.cat
+	change(&next)
+	m.cat = &next
+}
+
+func (m *Machine) loadPins(ctx context.Context) (map[block.Position]pin, error) {
+	pins := make(map[block.Position]pin)
+	prefix := pinPrefix(m.id)
+	for info, err := range m.v.store.List(ctx, prefix) {
+		if err != nil {
+			return nil, err
+		}
+		n, err := parseNumbers(info.Key, prefix, 2)
+		if err != nil {
+			return nil, err
+		}
+		// The name alone locks the point, so that a damaged pin still does.
+		doc := pin{Position: block.Position{Epoch: block.Epoch(n[0]), Seq: block.Seq(n[1])}}
+		if err := m.document(ctx, info.Key, &doc); isPassing(err) {
+			return nil, err
+		}
+		pins[block.Position{Epoch: block.Epoch(n[0]), Seq: block.Seq(n[1])}] = doc
+	}
+	return pins, nil
+}
