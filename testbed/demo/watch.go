@@ -76,4 +76,3 @@ func (w *watch) percentile(p float64) int64 {
 }
 
 func seconds(d time.Duration) float64 { return math.Round(d.Seconds()*100) / 100 }
-

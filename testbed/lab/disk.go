@@ -29,6 +29,7 @@ type Disk struct {
 	File   string // the backing file
 	Device string // /dev/loopN; empty while detached
 	FS     string // what it was formatted with
+	Stable string // the name that the product knows it by; set by Machine.Protect
 	Mount  string // where it is mounted; empty while it is not
 
 	lab *Lab
@@ -179,6 +180,16 @@ func (d *Disk) Grow(ctx context.Context, size int64) error {
 		return err
 	}
 	_, err := run(ctx, "losetup", "-c", d.Device)
+	return err
+}
+
+// Stretch makes the mounted file system as large as the disk.
+func (d *Disk) Stretch(ctx context.Context) error {
+	tool, arg := "resize2fs", d.Device
+	if d.FS == XFS {
+		tool, arg = "xfs_growfs", d.Mount
+	}
+	_, err := run(ctx, tool, arg)
 	return err
 }
 

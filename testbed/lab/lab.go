@@ -164,15 +164,16 @@ func run(ctx context.Context, name string, args ...string) (string, error) {
 	return strings.TrimSpace(stdout.String()), nil
 }
 
-// Until asks ready again and again until it says yes, fails, or the time is over; then
-// the error is ready's last answer. Nothing is ever waited for by a sleep alone.
-func Until(ctx context.Context, limit time.Duration, what string, ready func() (bool, error)) error {
+// Until asks again and again until the answer is done, and returns its error, or until
+// the time is over; the error then holds the last answer's. Nothing is ever waited for
+// by a sleep alone.
+func Until(ctx context.Context, limit time.Duration, what string, ready func() (done bool, err error)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no %s within %s", what, limit))
 	defer cancel()
 	for {
-		ok, err := ready()
-		if ok && err == nil {
-			return nil
+		done, err := ready()
+		if done {
+			return err
 		}
 		select {
 		case <-ctx.Done():

@@ -2,8 +2,14 @@ package lab
 
 import (
 	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
+	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/understudy-dr/understudy/pkg/block"
@@ -18,35 +24,105 @@ type Machine struct {
 	site *Site
 	dir  string // the agent's own
 	bin  string
-	flag []string
+	id   block.MachineID
 }
 
 // NewMachine prepares an agent with its own identity, journal and pins. More flags for
-// its run verb may follow.
+// its run verb may follow; they win over those given here.
 func (s *Site) NewMachine(name string, flags ...string) *Machine {
-	l := s.lab
-	m := &Machine{Name: name, site: s, dir: l.Path(name), bin: filepath.Join(s.bin, "understudy-agent")}
-	args := append([]string{"run", "--dir", m.dir, "--pin-dir", filepath.Join(l.PinDir(), name),
-		"--memory-dir", filepath.Join(l.RunDir(), name), "--spill", filepath.Join(m.dir, "spill.hrl"), "--spill-size", "256MiB"}, flags...)
-	m.Agent = l.NewProcess(name, m.bin, args...)
+	m := &Machine{Name: name, site: s, dir: s.lab.Path(name), bin: filepath.Join(s.bin, "understudy-agent")}
+	args := append([]string{"run", "--dir", m.dir, "--memory-dir", m.memory(), "--spill", filepath.Join(m.dir, "spill.hrl"), "--spill-bytes", strconv.Itoa(256 << 20)}, m.instance()...)
+	m.Agent = s.lab.NewProcess(name, m.bin, append(args, flags...)...)
 	return m
 }
 
+func (m *Machine) memory() string { return filepath.Join(m.site.lab.RunDir(), m.Name) }
+
+func (m *Machine) instance() []string {
+	return []string{"--instance", m.Name, "--bpffs", m.site.lab.PinDir()}
+}
+
+// ID is the machine's id, valid after Enrol. Hostnames are no help in a lab: all its
+// machines have the same.
+func (m *Machine) ID() string { return m.id.String() }
+
 // Enrol gives the machine an identity by a one-time token.
 func (m *Machine) Enrol(ctx context.Context) error {
-	var token struct {
-		Token string `json:"token"`
-	}
-	if err := m.site.Ask(ctx, &token, "token", "create"); err != nil {
+	token, err := m.site.Token(ctx)
+	if err != nil {
 		return err
 	}
-	_, err := run(ctx, m.bin, "enrol", "--server", "https://"+m.site.API, "--token", token.Token, "--dir", m.dir)
+	return m.EnrolWith(ctx, token)
+}
+
+// EnrolWith enrols with whatever token.
+func (m *Machine) EnrolWith(ctx context.Context, token string) error {
+	if _, err := run(ctx, m.bin, "enrol", "--server", m.site.API, "--token", token, "--dir", m.dir); err != nil {
+		return err
+	}
+	return m.readIdentity()
+}
+
+func (m *Machine) readIdentity() error {
+	b, err := os.ReadFile(filepath.Join(m.dir, "identity.json"))
+	if err != nil {
+		return err
+	}
+	var identity struct {
+		Machine block.MachineID `json:"machine"`
+	}
+	err = json.Unmarshal(b, &identity)
+	m.id = identity.Machine
 	return err
+}
+
+// Clone is another machine with a copy of this one's identity, and nothing else of it.
+func (m *Machine) Clone(name string) (*Machine, error) {
+	c := m.site.NewMachine(name)
+	if err := os.Mkdir(c.dir, 0o700); err != nil {
+		return nil, err
+	}
+	for _, file := range []string{"identity.json", "identity.pem"} {
+		b, err := os.ReadFile(filepath.Join(m.dir, file))
+		if err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(filepath.Join(c.dir, file), b, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	return c, c.readIdentity()
+}
+
+// ForgetBoot takes away what a power cut takes: the capture in the kernel and what lay
+// in memory. The agent must not run.
+func (m *Machine) ForgetBoot(ctx context.Context) error {
+	return errors.Join(m.Detach(ctx), os.RemoveAll(m.memory()))
+}
+
+// Detach takes the capture out of the kernel. The agent must not run.
+func (m *Machine) Detach(ctx context.Context) error {
+	_, err := run(ctx, m.bin, append([]string{"detach"}, m.instance()...)...)
+	return err
+}
+
+// Client is an HTTP client with the agent's certificate, as somebody has it who took
+// the machine over.
+func (m *Machine) Client() (*http.Client, error) {
+	file := filepath.Join(m.dir, "identity.pem")
+	cert, err := tls.LoadX509KeyPair(file, file)
+	if err != nil {
+		return nil, err
+	}
+	cert.Certificate = cert.Certificate[:1]
+	return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{
+		Certificates:       []tls.Certificate{cert},
+		InsecureSkipVerify: true,
+	}}}, nil
 }
 
 // View is what the operator is told of a machine.
 type View struct {
-	ID     block.MachineID `json:"id"`
 	Status struct {
 		State   string   `json:"state"`
 		Contact string   `json:"contact"`
@@ -56,11 +132,8 @@ type View struct {
 	} `json:"status"`
 	Protection  *desired.Protection `json:"protection"`
 	Replication *struct {
-		PointEpoch     uint64    `json:"point_epoch"`
-		PointTime      time.Time `json:"point_time"`
-		NoPoint        string    `json:"no_point"`
-		CommittedClose time.Time `json:"committed_close"`
-		SpoolBytes     int64     `json:"spool_bytes"`
+		PointTime time.Time `json:"point_time"`
+		NoPoint   string    `json:"no_point"`
 	} `json:"replication"`
 }
 
@@ -75,25 +148,8 @@ func (v View) PointTime() time.Time {
 // Show asks for the machine's status.
 func (m *Machine) Show(ctx context.Context) (View, error) {
 	var v View
-	err := m.site.Ask(ctx, &v, "machine", "show", m.Name)
+	err := m.site.Ask(ctx, &v, "machine", "show", m.ID())
 	return v, err
-}
-
-// Protect asks for the protection of these disks.
-func (m *Machine) Protect(ctx context.Context, disks ...*Disk) error {
-	args := []string{"protect", m.Name}
-	for _, d := range disks {
-		args = append(args, d.Device)
-	}
-	_, err := m.site.CLI(ctx, args...)
-	return err
-}
-
-// Point is a recovery point.
-type Point struct {
-	ID   string    `json:"id"`
-	Time time.Time `json:"time"`
-	Kind string    `json:"kind"`
 }
 
 // UntilState waits until the machine is in this state.
@@ -110,4 +166,25 @@ func (m *Machine) UntilState(ctx context.Context, limit time.Duration, state str
 		return false, fmt.Errorf("machine %s is %s: %s", m.Name, v.Status.State, v.Status.Message)
 	})
 	return v, err
+}
+
+// Event is something the operator was told.
+type Event struct {
+	Time    time.Time `json:"time"`
+	Type    string    `json:"type"`
+	Message string    `json:"message"`
+	Remedy  string    `json:"remedy"`
+}
+
+// Events are those of this machine, of all types if typ is empty.
+func (m *Machine) Events(ctx context.Context, typ string) ([]Event, error) {
+	args := []string{"event", "list", "--machine", m.ID()}
+	if typ != "" {
+		args = append(args, "--type", typ)
+	}
+	var list struct {
+		Items []Event `json:"items"`
+	}
+	err := m.site.Ask(ctx, &list, args...)
+	return list.Items, err
 }

@@ -38,6 +38,9 @@ func (l *Lab) NewSite(ctx context.Context, bin string, flags ...string) (*Site, 
 	return s, nil
 }
 
+// Advertise has agents told this address of the relay instead of its own: a proxy's.
+func (s *Site) Advertise(addr string) { s.Serve.args = append(s.Serve.args, "--advertise-relay", addr) }
+
 // Start starts the control plane and returns when it answers its operator.
 func (s *Site) Start(ctx context.Context) error {
 	if err := s.Serve.Start(); err != nil {
@@ -64,6 +67,14 @@ func (e *CLIError) Error() string {
 	return fmt.Sprintf("understudy %s: exit code %d: %s", strings.Join(e.Args, " "), e.Code, e.Stderr)
 }
 
+// ExitCode is the exit code of an operator's command that failed; 0 for any other error.
+func ExitCode(err error) int {
+	if c, ok := errors.AsType[*CLIError](err); ok {
+		return c.Code
+	}
+	return 0
+}
+
 // CLI runs an operator's command and returns what it printed. A failure is a *CLIError.
 func (s *Site) CLI(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "understudy"), args...)
@@ -87,4 +98,19 @@ func (s *Site) Ask(ctx context.Context, v any, args ...string) error {
 		return fmt.Errorf("understudy %s printed %q: %w", strings.Join(args, " "), out, err)
 	}
 	return nil
+}
+
+// Token makes an enrolment token.
+func (s *Site) Token(ctx context.Context) (string, error) {
+	var token struct {
+		Secret string `json:"token"`
+	}
+	err := s.Ask(ctx, &token, "token", "create")
+	return token.Secret, err
+}
+
+// Vault runs a verb on the vault, without the control plane.
+func (s *Site) Vault(ctx context.Context, verb string) error {
+	_, err := s.CLI(ctx, "vault", verb, "--data", s.Data)
+	return err
 }

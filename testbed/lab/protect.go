@@ -1,0 +1,106 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// What an operator does with a machine, through the command line.
+
+// SetRPO makes the machines' policy ask for this age of the newest point.
+func (m *Machine) SetRPO(ctx context.Context, target time.Duration) error {
+	_, err := m.site.CLI(ctx, "policy", "set", "default", "--rpo", target.String())
+	return err
+}
+
+// Protect asks for the protection of these disks, once the agent has reported them.
+func (m *Machine) Protect(ctx context.Context, disks ...*Disk) error {
+	args := []string{"protect", m.ID()}
+	for _, d := range disks {
+		args = append(args, d.Device)
+	}
+	var answer struct {
+		Items []struct{ Name, Path string } `json:"items"`
+	}
+	err := Until(ctx, 15*time.Second, "report of the disks", func() (bool, error) {
+		err := m.site.Ask(ctx, &answer, args...)
+		return ExitCode(err) != exitNotFound, err
+	})
+	for _, d := range disks {
+		for _, i := range answer.Items {
+			if i.Path == d.Device {
+				d.Stable = i.Name
+			}
+		}
+	}
+	return err
+}
+
+// exitNotFound is the operator's command's exit code for what is not there.
+const exitNotFound = 3
+
+// Point is a recovery point.
+type Point struct {
+	ID   string    `json:"id"`
+	Time time.Time `json:"time"`
+	Kind string    `json:"kind"`
+}
+
+// Points lists the machine's points in this time, the oldest first.
+func (m *Machine) Points(ctx context.Context, from, to time.Time) ([]Point, error) {
+	var list struct {
+		Items []Point `json:"items"`
+	}
+	err := m.site.Ask(ctx, &list, "point", "list", m.ID(), "--from", from.Format(time.RFC3339Nano), "--to", to.Format(time.RFC3339Nano))
+	return list.Items, err
+}
+
+// Recovered is what a test failover made.
+type Recovered struct {
+	Point Point
+	Dir   string
+}
+
+// Recover materialises all disks of the machine at a point into dir.
+func (m *Machine) Recover(ctx context.Context, point, dir string) (Recovered, error) {
+	r := Recovered{Dir: dir}
+	err := m.site.Ask(ctx, &r, "failover", "test", m.ID(), "--point", point, "--to", dir)
+	return r, err
+}
+
+// Files finds the recovered file of each disk.
+func (r Recovered) Files(disks []*Disk) (map[string]string, error) {
+	files := map[string]string{}
+	for _, d := range disks {
+		files[d.Name] = filepath.Join(r.Dir, d.Stable+".raw")
+		if _, err := os.Stat(files[d.Name]); err != nil {
+			return nil, fmt.Errorf("disk %s (%s) was not recovered: %w", d.Name, d.Stable, err)
+		}
+	}
+	return files, nil
+}
+
+// KeepEvery makes the machines' policy keep one point in each span, and nothing finer.
+func (m *Machine) KeepEvery(ctx context.Context, span time.Duration) error {
+	_, err := m.site.CLI(ctx, "policy", "set", "default", "--keep", "360h@"+span.String())
+	return err
+}
+
+// CopyServed serves a disk at a point over NBD and copies it to a file, as any client
+// of NBD would.
+func (m *Machine) CopyServed(ctx context.Context, d *Disk, point, file string) error {
+	socket := m.site.lab.Path("nbd.sock")
+	p := m.site.lab.NewProcess("nbd", filepath.Join(m.site.bin, "understudy"), "disk", "serve", m.ID(), d.Stable, "--point", point, "--listen", "unix:"+socket)
+	if err := p.Start(); err != nil {
+		return err
+	}
+	defer p.Kill()
+	if err := Until(ctx, 10*time.Second, "NBD socket", func() (bool, error) { _, err := os.Stat(socket); return err == nil, nil }); err != nil {
+		return fmt.Errorf("%w%s", err, p.Tail())
+	}
+	_, err := run(ctx, "nbdcopy", "nbd+unix:///?socket="+socket, file)
+	return err
+}

@@ -1,0 +1,105 @@
+//go:build testbed
+
+package testbed
+
+import (
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/understudy-dr/understudy/testbed/lab"
+)
+
+// burst writes megabytes to a disk as fast as it takes them.
+func (r *rig) burst(d *lab.Disk, megabytes int) {
+	r.t.Helper()
+	f, err := os.Create(filepath.Join(d.Mount, "burst"))
+	r.must(err)
+	defer f.Close()
+	chunk := make([]byte, mib)
+	for i := range megabytes {
+		for j := range chunk {
+			chunk[j] = byte(i*7 + j*31)
+		}
+		_, err := f.Write(chunk)
+		r.must(err)
+	}
+	r.must(f.Sync())
+}
+
+// TestRingOverflow: more is written than the ring holds while the agent does not run.
+// The kernel falls back to its dirty map, the agent returns by itself, and both what
+// was before and what comes after can be recovered.
+func TestRingOverflow(t *testing.T) {
+	r := protected(t, setup{agent: []string{"--ring-bytes", inBytes(16 * mib)}})
+	r.untilPoint(time.Now())
+	before := time.Now()
+	r.live(time.Second)
+	r.must(r.machine.Agent.Signal(syscall.SIGSTOP))
+	r.burst(r.disks[0], 64)
+	r.live(time.Second)
+	r.must(r.machine.Agent.Signal(syscall.SIGCONT))
+	p := r.untilEpochAfter(1)
+	if p.Reason != "ring-overflow" {
+		t.Errorf("epoch %d began for %q, want ring-overflow", p.Epoch, p.Reason)
+	}
+	r.wantEvent("ring-overflow")
+	r.verifyNow()
+	r.verify(before.Format(time.RFC3339Nano))
+}
+
+// TestJournalSpillsAndOverflows: without a relay the memory budget fills, then the
+// spill, then the dirty maps take over; the machine is never slowed down or stopped.
+func TestJournalSpillsAndOverflows(t *testing.T) {
+	r := protected(t, setup{agent: []string{"--memory-bytes", inBytes(8 * mib), "--spill-bytes", inBytes(64 * mib)}})
+	r.site.Serve.Kill()
+	r.burst(r.disks[0], 24)
+	r.live(2 * time.Second)
+	r.must(r.site.Start(t.Context()))
+	r.verifyNow()
+	r.wantEpoch(1) // the spill took it
+	before := r.untilPoint(time.Now())
+
+	r.site.Serve.Kill()
+	r.burst(r.disks[0], 150)
+	r.burst(r.disks[1], 50)
+	r.live(2 * time.Second)
+	r.must(r.site.Start(t.Context()))
+	p := r.untilEpochAfter(1)
+	if p.Reason != "journal-overflow" {
+		t.Errorf("epoch %d began for %q, want journal-overflow", p.Epoch, p.Reason)
+	}
+	r.verifyNow()
+	r.verify(before.Format(time.RFC3339Nano))
+}
+
+// TestJournalOnAProtectedDisk: the journal's own writes are not captured. If they
+// were, each would make more of them and an idle machine would never be idle.
+func TestJournalOnAProtectedDisk(t *testing.T) {
+	r := protected(t, setup{
+		work: func(w *lab.Workload) { w.Churn = 0 },
+		before: func(r *rig) {
+			r.setup.agent = []string{"--spill", filepath.Join(r.disks[0].Mount, "journal.hrl"), "--spill-bytes", inBytes(64 * mib), "--memory-bytes", inBytes(4 * mib)}
+		},
+	})
+	r.site.Serve.Kill()
+	r.burst(r.disks[1], 30) // must pass through the spill on disk 0
+	r.must(r.work.Stop())
+	r.live(time.Second)
+	r.must(r.site.Start(t.Context()))
+	v := r.until(20*time.Second, "drained journal", func(v lab.View) bool {
+		return v.Protection != nil && v.Protection.LastSeq > 0 && v.Protection.Spill.Used == 0 && v.Protection.Committed+20 > v.Protection.LastSeq
+	})
+	captured := v.Protection.Captured
+	if limit := int64(30+40) * mib; captured > limit {
+		t.Errorf("%d bytes captured, want at most %d: the journal captures itself", captured, limit)
+	}
+	r.live(2 * time.Second)
+	if more := r.view().Protection.Captured - captured; more > mib {
+		t.Errorf("an idle machine captured %d bytes in 2 s", more)
+	}
+	r.verifyNow()
+	r.wantEpoch(1)
+}

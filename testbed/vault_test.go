@@ -1,0 +1,154 @@
+//go:build testbed
+
+package testbed
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/understudy-dr/understudy/testbed/lab"
+)
+
+// volume puts one of the control plane's directories on a small volume of its own.
+func volume(t *testing.T, v **lab.Tmpfs, name string, size int64) func(*rig) {
+	return func(r *rig) {
+		var err error
+		*v, err = r.NewTmpfs(t.Context(), r.Path("control", name), size)
+		r.must(err)
+	}
+}
+
+// stuck waits until no new point has come for a while, and returns the newest.
+func (r *rig) stuck(limit time.Duration) time.Time {
+	r.t.Helper()
+	newest, since := r.view().PointTime(), time.Now()
+	r.until(limit, "end of new points", func(v lab.View) bool {
+		if v.PointTime().After(newest) {
+			newest, since = v.PointTime(), time.Now()
+		}
+		return time.Since(since) > 5*time.Second
+	})
+	return newest
+}
+
+// TestVaultFullThenEnlarged: no point is offered that is not in the vault, the operator
+// is told, and room heals it without a resync.
+func TestVaultFullThenEnlarged(t *testing.T) {
+	var vault *lab.Tmpfs
+	r := protected(t, setup{before: volume(t, &vault, "vault", 300*mib), quiet: true})
+	r.must(r.work.Start(r.Lab))
+	r.untilPoint(time.Now())
+	r.must(vault.Resize(t.Context(), r.used(r.Path("control", "vault"))+mib))
+	before := r.stuck(40 * time.Second)
+	r.wantEvent("vault-full")
+	r.verify(before.Format(time.RFC3339Nano)) // what is in it stays recoverable
+	r.must(vault.Resize(t.Context(), 2048*mib))
+	r.verifyNow()
+	r.wantEpoch(1)
+}
+
+// TestVaultReadOnlyThenHealed is the same for a vault that refuses writes.
+func TestVaultReadOnlyThenHealed(t *testing.T) {
+	var vault *lab.Tmpfs
+	r := protected(t, setup{before: volume(t, &vault, "vault", 2048*mib)})
+	r.untilPoint(time.Now())
+	r.must(vault.ReadOnly(t.Context(), true))
+	before := r.stuck(40 * time.Second)
+	r.wantEvent("vault-read-only")
+	r.verify(before.Format(time.RFC3339Nano))
+	r.must(vault.ReadOnly(t.Context(), false))
+	r.verifyNow()
+	r.wantEpoch(1)
+}
+
+// TestSpoolFull: with the vault out of order the spool fills up, then the agent's
+// journal, then its dirty maps. The machine goes on, and all of it comes back.
+func TestSpoolFull(t *testing.T) {
+	var vault, spool *lab.Tmpfs
+	r := protected(t, setup{
+		agent: []string{"--memory-bytes", inBytes(8 * mib), "--spill-bytes", inBytes(32 * mib)},
+		before: func(r *rig) {
+			volume(t, &vault, "vault", 2048*mib)(r)
+			volume(t, &spool, "spool", 96*mib)(r)
+		},
+	})
+	before := r.untilPoint(time.Now())
+	r.must(vault.ReadOnly(t.Context(), true))
+	for range 4 {
+		r.burst(r.disks[0], 60)
+		r.live(time.Second)
+	}
+	r.wantEvent("spool-full")
+	r.must(vault.ReadOnly(t.Context(), false))
+	r.verifyNow()
+	r.verify(before.Format(time.RFC3339Nano))
+}
+
+// TestVaultAloneIsEnough: of the control plane only the vault and its key are left.
+func TestVaultAloneIsEnough(t *testing.T) {
+	r := protected(t, setup{})
+	r.live(3 * time.Second)
+	at := r.untilPoint(time.Now())
+	r.site.Serve.Kill()
+	r.machine.Agent.Kill()
+	r.must(r.work.Stop())
+	for _, lost := range []string{"inventory.db", "inventory.db-wal", "inventory.db-shm", "spool"} {
+		r.must(os.RemoveAll(filepath.Join(r.site.Data, lost)))
+	}
+	r.must(r.site.Vault(t.Context(), "rebuild"))
+	r.must(r.site.Vault(t.Context(), "check"))
+	r.must(r.site.Start(t.Context()))
+	got := r.verify("latest")
+	if got.Point.Time.Before(at) {
+		t.Errorf("the latest point is of %s, but one of %s was in the vault", got.Point.Time, at)
+	}
+}
+
+// TestVaultCheckFindsDamage: one flipped bit anywhere is found and named.
+func TestVaultCheckFindsDamage(t *testing.T) {
+	r := protected(t, setup{})
+	r.untilPoint(time.Now())
+	r.must(r.site.Serve.Stop(20 * time.Second))
+	r.must(r.site.Vault(t.Context(), "check"))
+	var largest string
+	var size int64
+	r.must(filepath.WalkDir(filepath.Join(r.site.Data, "vault"), func(path string, e os.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		info, err := e.Info()
+		if err == nil && info.Size() > size {
+			largest, size = path, info.Size()
+		}
+		return err
+	}))
+	f, err := os.OpenFile(largest, os.O_RDWR, 0)
+	r.must(err)
+	b := make([]byte, 1)
+	_, err = f.ReadAt(b, size/2)
+	r.must(err)
+	b[0] ^= 1
+	_, err = f.WriteAt(b, size/2)
+	r.must(err)
+	r.must(f.Close())
+	if err := r.site.Vault(t.Context(), "check"); lab.ExitCode(err) != 8 {
+		t.Errorf("check of a damaged vault: %v, want exit code 8", err)
+	}
+}
+
+// used is how many bytes lie below a directory.
+func (r *rig) used(dir string) (n int64) {
+	r.must(filepath.WalkDir(dir, func(_ string, e os.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		info, err := e.Info()
+		if err == nil {
+			n += info.Size()
+		}
+		return err
+	}))
+	return n
+}
