@@ -16,7 +16,7 @@ import (
 
 func listen(t testing.TB, ca *wiretest.CA, refused func(string, error), options ...wiretest.Option) *wire.Listener {
 	t.Helper()
-	l, err := wire.Listen("127.0.0.1:0", ca.RelayTLS(options...), refused)
+	l, err := wire.Listen(t.Context(), "127.0.0.1:0", ca.RelayTLS(options...), refused)
 	if err != nil {
 		t.Fatal(err)
 	}

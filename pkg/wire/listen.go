@@ -33,12 +33,12 @@ type Listener struct {
 // Listen binds addr (host:port; port 0 picks one that is free for both) for TCP and
 // QUIC. refused, if not nil, is told of every connection that failed its handshake
 // and why; it is called from many goroutines.
-func Listen(addr string, conf *tls.Config, refused func(remote string, err error)) (*Listener, error) {
+func Listen(ctx context.Context, addr string, conf *tls.Config, refused func(remote string, err error)) (*Listener, error) {
 	if refused == nil {
 		refused = func(string, error) {}
 	}
 	l := &Listener{conf: conf, refused: refused, streams: make(chan Stream)}
-	if err := l.bind(addr); err != nil {
+	if err := l.bind(ctx, addr); err != nil {
 		return nil, fmt.Errorf("wire: listening on %s: %w", addr, err)
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
@@ -49,16 +49,17 @@ func Listen(addr string, conf *tls.Config, refused func(remote string, err error
 
 // bind takes the TCP port first and then UDP of the same number. Where the number was
 // the kernel's choice and UDP has it taken, another one is tried.
-func (l *Listener) bind(addr string) error {
+func (l *Listener) bind(ctx context.Context, addr string) error {
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return err
 	}
+	var lc net.ListenConfig
 	for range 10 {
-		if l.tcp, err = net.Listen("tcp", addr); err != nil {
+		if l.tcp, err = lc.Listen(ctx, "tcp", addr); err != nil {
 			return err
 		}
-		if l.transport, l.udp, err = listenQUIC(l.tcp.Addr().String(), l.conf, l.refused); err == nil {
+		if l.transport, l.udp, err = listenQUIC(ctx, l.tcp.Addr().String(), l.conf, l.refused); err == nil {
 			return nil
 		}
 		_ = l.tcp.Close()

@@ -135,12 +135,9 @@ func acceptQUIC(ctx context.Context, conn *quic.Conn, deliver func(Stream) bool)
 }
 
 // listenQUIC binds the UDP socket of a listener.
-func listenQUIC(addr string, conf *tls.Config, refused func(string, error)) (*quic.Transport, *quic.Listener, error) {
-	udp, err := net.ResolveUDPAddr("udp", addr)
-	if err != nil {
-		return nil, nil, err
-	}
-	sock, err := net.ListenUDP("udp", udp)
+func listenQUIC(ctx context.Context, addr string, conf *tls.Config, refused func(string, error)) (*quic.Transport, *quic.Listener, error) {
+	var lc net.ListenConfig
+	sock, err := lc.ListenPacket(ctx, "udp", addr)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -81,6 +81,10 @@ func (p *pacedConn) Read(b []byte) (int, error) {
 	return p.Conn.Read(b)
 }
 
+// SetWriteDeadline does nothing: put alone sets them. crypto/tls would set one in the
+// past behind its closing alert, while that is still held back here.
+func (p *pacedConn) SetWriteDeadline(time.Time) error { return nil }
+
 // hold begins to gather what is written; before it (in the handshake) every write
 // goes out at once.
 func (p *pacedConn) hold() {
@@ -127,7 +131,7 @@ func (p *pacedConn) put(b []byte) error {
 	for len(b) > 0 {
 		if now := time.Now(); now.Sub(p.writeArmed) > armSlack {
 			p.writeArmed = now
-			if err := p.SetWriteDeadline(now.Add(HeartbeatTimeout)); err != nil {
+			if err := p.Conn.SetWriteDeadline(now.Add(HeartbeatTimeout)); err != nil {
 				return err
 			}
 		}
@@ -144,7 +148,7 @@ func (p *pacedConn) put(b []byte) error {
 // socket, and closes.
 func (p *pacedConn) Close() error {
 	if p.mu.TryLock() {
-		_ = p.SetWriteDeadline(time.Now().Add(time.Second))
+		_ = p.Conn.SetWriteDeadline(time.Now().Add(time.Second))
 		_ = p.flush()
 		p.mu.Unlock()
 	}
@@ -168,7 +172,9 @@ func dialTCP(ctx context.Context, addr string, conf *tls.Config) (*tcpLink, erro
 	if err != nil {
 		return nil, err
 	}
-	l.ready = s
+	// Further channels go to the very relay that answered: behind a name with several
+	// addresses another one would know nothing of this session.
+	l.ready, l.addr = s, s.peer.Remote
 	return l, nil
 }
 

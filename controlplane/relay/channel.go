@@ -1,0 +1,370 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/understudy-dr/understudy/controlplane/relay/spool"
+	"github.com/understudy-dr/understudy/pkg/frame"
+	"github.com/understudy-dr/understudy/pkg/wire"
+)
+
+// channel is one channel of one session.
+type channel struct {
+	kind    wire.Channel
+	conn    *wire.Conn
+	m       *machine
+	session *session
+	ctx     context.Context // ends with the channel
+	cancel  context.CancelCauseFunc
+	poked   chan struct{}
+	hashing chan struct{} // range hash requests under way
+	done    chan struct{} // closed when nothing of the channel is left
+
+	mu       sync.Mutex
+	received uint64 // bytes of frames, since the channel began
+	granted  uint64 // how many of them are allowed
+}
+
+func (c *channel) wake() {
+	select {
+	case c.poked <- struct{}{}:
+	default:
+	}
+}
+
+// refuse ends the channel from outside with a last word to the agent.
+func (c *channel) refuse(why *wire.Error) { c.cancel(why) }
+
+// serve runs one channel from its banner to its end.
+func (s *Server) serve(stream wire.Stream) {
+	conn, err := wire.Greet(stream, wire.RoleRelay, s.conf.Build)
+	if err != nil {
+		_ = stream.Close()
+		s.conf.Log.Info("banner refused", "remote", stream.Peer().Remote, "machine", stream.Peer().Machine, "err", err)
+		if errors.Is(err, wire.ErrOlder) || errors.Is(err, wire.ErrNewer) {
+			s.event(Event{Machine: stream.Peer().Machine, Type: EventRefused, Message: err.Error(), Remedy: "upgrade the older side"})
+		}
+		return
+	}
+	hello, policy, refusal := s.hello(conn)
+	if refusal != nil {
+		s.turnAway(conn, refusal)
+		return
+	}
+	c := &channel{
+		kind: hello.Channel, conn: conn, m: s.machine(hello.Machine),
+		poked: make(chan struct{}, 1), hashing: make(chan struct{}, hashesEach), done: make(chan struct{}),
+	}
+	c.ctx, c.cancel = context.WithCancelCause(s.ctx)
+	defer c.cancel(nil)
+	if refusal = s.admit(c, hello); refusal != nil {
+		s.turnAway(conn, refusal)
+		return
+	}
+	c.m.mu.Lock()
+	c.m.policy = policy
+	c.m.mu.Unlock()
+	why := s.run(c)
+	s.drop(c)
+	s.leave(c, why)
+	close(c.done)
+}
+
+// hello reads and judges a channel's first message.
+func (s *Server) hello(conn *wire.Conn) (wire.Hello, Policy, *wire.Error) {
+	msg, err := conn.Read(nil)
+	hello, ok := msg.(wire.Hello)
+	if err != nil || !ok {
+		return hello, Policy{}, wire.Refuse(wire.CodeBadMessage, remedyUpgrade, "want a hello, got %T: %v", msg, err)
+	}
+	peer := conn.Peer()
+	if hello.Machine != peer.Machine {
+		return hello, Policy{}, wire.Refuse(wire.CodeWrongMachine, remedyEnrol, "the hello is of machine %s, the certificate of machine %s", hello.Machine, peer.Machine)
+	}
+	policy := Policy{RPOTarget: DefaultRPOTarget}
+	if s.conf.Authorize != nil {
+		if policy, err = s.conf.Authorize(s.ctx, peer.Machine, peer.Serial); err != nil {
+			return hello, policy, wire.Refuse(wire.CodeUnauthorised, "enrol the machine, or protect it again", "machine %s may not send: %v", peer.Machine, err)
+		}
+	}
+	if policy.RPOTarget <= 0 {
+		policy.RPOTarget = DefaultRPOTarget
+	}
+	return hello, policy, nil
+}
+
+// turnAway refuses a channel that never came to be.
+func (s *Server) turnAway(conn *wire.Conn, why *wire.Error) {
+	s.metrics.refusals.WithLabelValues(string(why.Code)).Inc()
+	s.conf.Log.Info("agent refused", "machine", conn.Peer().Machine, "remote", conn.Peer().Remote, "code", why.Code, "err", why.Message)
+	if why.Code != wire.CodeIdentityInUse && why.Code != wire.CodeVaultDown && s.mayTell(EventRefused) {
+		s.event(Event{Machine: conn.Peer().Machine, Type: EventRefused, Message: why.Error(), Remedy: why.Remedy})
+	}
+	_ = conn.Refuse(why)
+}
+
+// run is a channel's life after its admission. It returns why it ended.
+func (s *Server) run(c *channel) error {
+	if refusal := s.welcome(c); refusal != nil {
+		s.turnAway(c.conn, refusal)
+		return refusal
+	}
+	// An agent must not outlive its certificate, however long its connection lives.
+	expiry := time.AfterFunc(time.Until(c.conn.Peer().NotAfter), func() {
+		c.cancel(wire.Refuse(wire.CodeCertExpired, "the agent renews it by itself; if it does not, enrol it again", "the machine's certificate has expired"))
+	})
+	defer expiry.Stop()
+	var wg sync.WaitGroup
+	wg.Go(func() { c.cancel(s.read(c)) })
+	wg.Go(func() { c.cancel(s.acknowledge(c)) })
+	<-c.ctx.Done()
+	why := context.Cause(c.ctx)
+	var refusal *wire.Error
+	if errors.As(why, &refusal) {
+		s.metrics.refusals.WithLabelValues(string(refusal.Code)).Inc()
+		_ = c.conn.Refuse(refusal)
+	}
+	_ = c.conn.Close()
+	wg.Wait()
+	return why
+}
+
+// settle is how long a new channel waits for frames of its predecessor to reach the
+// disk. Those that have not by then come again and are ignored.
+const settle = 2 * time.Second
+
+// welcome tells the agent what the relay has. The machine's positions must be known
+// for it: from the spool, else from the vault.
+func (s *Server) welcome(c *channel) *wire.Error {
+	if err := s.learn(c.ctx, c.m); err != nil {
+		_, remedy := trouble(err)
+		return wire.Refuse(wire.CodeVaultDown, remedy, "where machine %s stands cannot be told now: %v", c.m.id, err)
+	}
+	for end := time.Now().Add(settle); c.kind != wire.Control && !c.m.drained() && time.Now().Before(end) && c.ctx.Err() == nil; {
+		select {
+		case <-c.poked:
+		case <-time.After(settle / 20):
+		}
+	}
+	w := c.m.welcome(s.conf.Build)
+	if c.kind != wire.Control {
+		s.mu.Lock()
+		s.channels[c] = struct{}{}
+		s.mu.Unlock()
+		w.Credit = s.grant(c)
+	}
+	if err := c.conn.Write(w); err != nil {
+		return wire.Refuse(wire.CodeInternal, "", "sending the welcome: %v", err)
+	}
+	return nil
+}
+
+// drop takes c out of the accounts of credit.
+func (s *Server) drop(c *channel) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.channels, c)
+	delete(s.starved, c)
+}
+
+// acknowledge sends an Ack whenever something changed, and as a heartbeat.
+func (s *Server) acknowledge(c *channel) error {
+	if c.kind == wire.Control {
+		<-c.ctx.Done()
+		return nil
+	}
+	beat := time.NewTicker(wire.HeartbeatInterval)
+	defer beat.Stop()
+	var last wire.Ack
+	for {
+		due := false
+		select {
+		case <-c.poked:
+		case <-beat.C:
+			due = true
+		case <-c.ctx.Done():
+			return nil
+		}
+		ack := c.m.ack(c.kind)
+		ack.Credit = s.grant(c)
+		if ack == last && !due {
+			continue
+		}
+		if err := c.conn.Write(ack); err != nil {
+			return err
+		}
+		last = ack
+	}
+}
+
+// read takes messages until the channel ends.
+func (s *Server) read(c *channel) error {
+	for {
+		buf := s.buffer()
+		msg, err := c.conn.Read(*buf)
+		if err != nil {
+			s.recycle(buf)
+			return readError(err)
+		}
+		c.session.touch()
+		f, isFrame := msg.(wire.Frame)
+		if isFrame && c.kind != wire.Control {
+			*buf = f.Raw
+			err = s.take(c, buf)
+		} else {
+			s.recycle(buf)
+			err = s.answer(c, msg)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// readError tells a peer's end and a broken connection from bytes that are no message
+// of this protocol, which are refused by name.
+func readError(err error) error {
+	var broken net.Error
+	switch {
+	case errors.Is(err, io.EOF):
+		return errors.New("the agent ended the connection")
+	case errors.Is(err, frame.ErrTruncated), errors.Is(err, io.ErrUnexpectedEOF):
+		return errors.New("the connection broke in the middle of a message")
+	case errors.Is(err, wire.ErrUnknownType), errors.Is(err, wire.ErrTooLarge), errors.Is(err, wire.ErrMalformed):
+		return wire.Refuse(wire.CodeBadMessage, remedyUpgrade, "%v", err)
+	case errors.As(err, &broken):
+		return err
+	case isFrameError(err):
+		return corrupt(err)
+	}
+	return err
+}
+
+func isFrameError(err error) bool {
+	for _, e := range []error{frame.ErrNotFrame, frame.ErrVersion, frame.ErrHeaderChecksum, frame.ErrLimit, frame.ErrIndexChecksum, frame.ErrPayloadChecksum, frame.ErrMalformed} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+func corrupt(err error) *wire.Error {
+	return wire.Refuse(wire.CodeCorruptFrame, "the agent sends it again; if it happens again, check the machine's memory and upgrade the agent", "%v", err)
+}
+
+// answer handles what is not a frame.
+func (s *Server) answer(c *channel, msg wire.Message) error {
+	switch msg := msg.(type) {
+	case wire.Ping:
+		if c.kind == wire.Control {
+			return c.conn.Write(wire.Pong(msg))
+		}
+		return nil
+	case wire.Pong:
+		return nil // touching the session was all
+	case *wire.Error:
+		return fmt.Errorf("the agent said: %w", msg)
+	case wire.HashRequest:
+		if c.kind == wire.Control {
+			return s.hashes(c, msg)
+		}
+	}
+	return wire.Refuse(wire.CodeBadMessage, remedyUpgrade, "a %T has no place on the %s channel", msg, c.kind)
+}
+
+// take verifies a frame, gives it its place in the chain, and hands it to the spool.
+// buf is recycled when the spool is done with it.
+func (s *Server) take(c *channel, buf *[]byte) error {
+	raw := *buf
+	e, refusal := s.judge(c, raw)
+	if refusal != nil {
+		s.recycle(buf)
+		return refusal
+	}
+	if err := s.spool.Reserve(c.ctx, len(raw)); err != nil {
+		s.recycle(buf)
+		return err
+	}
+	replay, refusal := c.m.accept(e)
+	if replay || refusal != nil {
+		s.spool.Unreserve(len(raw))
+		s.recycle(buf)
+		if replay {
+			s.replayed(c, e)
+			return nil
+		}
+		return refusal
+	}
+	s.spool.Append(raw, e, func(err error) {
+		s.recycle(buf)
+		if err != nil {
+			c.cancel(err)
+			return
+		}
+		c.m.durable(e, time.Now())
+		s.metrics.took(e)
+		s.plan(c.m)
+	})
+	return nil
+}
+
+// judge verifies everything about a frame but its place in the chain.
+func (s *Server) judge(c *channel, raw []byte) (*spool.Entry, *wire.Error) {
+	f, err := frame.Parse(raw)
+	if err != nil {
+		return nil, corrupt(err)
+	}
+	var mark *frame.Mark
+	if f.Kind == frame.KindMark {
+		m, err := f.Mark()
+		if err != nil {
+			return nil, corrupt(err)
+		}
+		mark = &m
+	}
+	e := spool.NewEntry(f.Header, mark)
+	if refusal := judgeOwner(e, c.m.id, c.kind); refusal != nil {
+		return nil, refusal
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.received >= c.granted {
+		return nil, wire.Refuse(wire.CodeCredit, remedyUpgrade, "frame %d..%d came after %d bytes, %d were allowed", e.Header.First, e.Header.Last, c.received, c.granted)
+	}
+	c.received += uint64(len(raw))
+	return e, nil
+}
+
+// replayed tells of frames whose place is taken. What is there stays as it is.
+func (s *Server) replayed(c *channel, e *spool.Entry) {
+	s.metrics.ignored.Inc()
+	c.wake()
+	if s.mayTell(EventReplayIgnored) {
+		s.event(Event{Machine: c.m.id, Type: EventReplayIgnored, Message: fmt.Sprintf("%s frame %d..%d of epoch %d is there already; the one that came was dropped", e.Header.Kind, e.Header.First, e.Header.Last, e.Header.Epoch),
+			Remedy: "none after a cut connection; if it goes on, the machine may have been reset to a snapshot, or something replays its frames"})
+	}
+}
+
+// maxRecycled is the largest buffer kept for reuse: one huge frame must not stay in
+// memory for ever.
+const maxRecycled = 4 << 20
+
+func (s *Server) buffer() *[]byte {
+	if b, ok := s.buffers.Get().(*[]byte); ok {
+		return b
+	}
+	return new([]byte)
+}
+
+func (s *Server) recycle(b *[]byte) {
+	if cap(*b) <= maxRecycled {
+		s.buffers.Put(b)
+	}
+}

@@ -1,0 +1,280 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/understudy-dr/understudy/controlplane/relay/spool"
+	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/frame"
+)
+
+// Retries of a failed commit: doubling from the first to the last, half of it random.
+const (
+	firstRetry = 250 * time.Millisecond
+	lastRetry  = 30 * time.Second
+)
+
+// plan has the machine's next object committed when it is due: now by a worker, or
+// later by a timer.
+func (s *Server) plan(m *machine) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.queued || s.ctx.Err() != nil {
+		return
+	}
+	now := time.Now()
+	b, at := m.next(now, s.conf.Object)
+	switch {
+	case len(b.frames) > 0:
+		m.queued = true
+		s.ready.push(m)
+	case !at.IsZero():
+		if m.timer == nil {
+			m.timer = time.AfterFunc(at.Sub(now), func() { s.plan(m) })
+		} else {
+			m.timer.Reset(at.Sub(now))
+		}
+	}
+}
+
+// commitWorker commits objects, one at a time.
+func (s *Server) commitWorker() {
+	var arena []byte
+	for m := s.ready.pop(); m != nil; m = s.ready.pop() {
+		arena = s.commitOnce(m, arena)
+		m.mu.Lock()
+		m.queued = false
+		m.mu.Unlock()
+		s.plan(m)
+	}
+}
+
+// commitOnce commits one object of m, if one is due. arena is the worker's memory.
+func (s *Server) commitOnce(m *machine, arena []byte) []byte {
+	m.writing <- struct{}{}
+	defer func() { <-m.writing }()
+	ctx, cancel := context.WithTimeout(s.ctx, commitTimeout)
+	defer cancel()
+	if err := s.openWriter(ctx, m); err != nil {
+		s.failed(m, err)
+		return arena
+	}
+	m.mu.Lock()
+	b, _ := m.next(time.Now(), s.conf.Object)
+	b.frames = slices.Clone(b.frames) // m's slices move on
+	m.mu.Unlock()
+	if len(b.frames) == 0 {
+		return arena
+	}
+	s.noteHopeless(m, b)
+	frames, arena, err := s.load(b, arena)
+	if err != nil {
+		s.lost(m, err)
+		return arena
+	}
+	start := time.Now()
+	if err := m.writer.Commit(ctx, frames); err != nil {
+		// Whether it is in the vault, only a new writer's State can tell.
+		m.dropWriter()
+		s.failed(m, err)
+		return arena
+	}
+	s.metrics.committed(b, time.Since(start))
+	s.finish(m, b)
+	return arena
+}
+
+// load reads a batch back from the spool and proves it once more: what is damaged
+// must not get into the vault.
+func (s *Server) load(b batch, arena []byte) (frames [][]byte, _ []byte, err error) {
+	total := 0
+	for _, w := range b.frames {
+		total += w.Size
+	}
+	if cap(arena) < total {
+		arena = make([]byte, total)
+	}
+	at := 0
+	for _, w := range b.frames {
+		raw, err := s.spool.Read(w.Entry, arena[at:at:at+w.Size])
+		if err != nil {
+			return nil, arena, err
+		}
+		f, err := frame.Parse(raw)
+		if err != nil || f.First != w.Header.First || f.Last != w.Header.Last || f.Machine != w.Header.Machine {
+			return nil, arena, fmt.Errorf("spool: frame %d..%d of machine %s came back damaged: %w", w.Header.First, w.Header.Last, w.Header.Machine, errors.Join(err))
+		}
+		frames = append(frames, raw)
+		at += w.Size
+	}
+	return frames, arena, nil
+}
+
+// finish notes what the vault took, gives the spool its room back and tells the agent.
+func (s *Server) finish(m *machine, b batch) {
+	last := b.frames[len(b.frames)-1].Header
+	entries := make([]*spool.Entry, len(b.frames))
+	var bytes int64
+	for i, w := range b.frames {
+		entries[i] = w.Entry
+		bytes += int64(w.Size)
+	}
+	m.mu.Lock()
+	if b.base {
+		m.base = m.base[len(b.frames):]
+		m.baseBytes -= bytes
+		m.baseCommitted = spool.BasePosition{Epoch: last.Epoch, N: uint64(last.Last)}
+		m.bases[last.Epoch] = uint64(last.Last)
+	} else {
+		m.log = m.log[len(b.frames):]
+		m.logBytes -= bytes
+		m.committed = spool.LogPosition{Position: last.Position(), Closed: last.Closed}
+	}
+	m.session.poke()
+	m.mu.Unlock()
+	s.spool.Free(entries...)
+	s.feed()
+	s.recovered(m)
+}
+
+// failed puts the machine off and says why.
+func (s *Server) failed(m *machine, err error) {
+	if s.ctx.Err() != nil {
+		return
+	}
+	kind, remedy := trouble(err)
+	s.metrics.commitErrors.WithLabelValues(string(kind)).Inc()
+	m.mu.Lock()
+	wait := min(lastRetry, firstRetry<<min(m.failures, 10))
+	m.failures++
+	m.retryAt = time.Now().Add(wait/2 + rand.N(wait/2+1))
+	m.lastErr, m.lastErrs = err, time.Now()
+	m.mu.Unlock()
+	s.mu.Lock()
+	fresh := s.failing[m.id] != kind
+	s.failing[m.id] = kind
+	s.mu.Unlock()
+	if fresh && s.mayTell(kind) {
+		s.event(Event{Machine: m.id, Type: kind, Message: fmt.Sprintf("the vault does not take frames of machine %s: %v", m.id, err), Remedy: remedy})
+	}
+}
+
+// recovered forgets m's failures, and tells when it was the last machine that had some.
+func (s *Server) recovered(m *machine) {
+	m.mu.Lock()
+	m.failures, m.retryAt, m.lastErr = 0, time.Time{}, nil
+	m.mu.Unlock()
+	s.mu.Lock()
+	_, was := s.failing[m.id]
+	delete(s.failing, m.id)
+	well := was && len(s.failing) == 0
+	if well {
+		clear(s.told) // the next failure is news again
+	}
+	s.mu.Unlock()
+	if well {
+		s.event(Event{Machine: m.id, Type: EventVaultRecovered, Message: "the vault takes frames of every machine again"})
+	}
+}
+
+// noteHopeless tells of a base-complete mark whose base never came whole.
+func (s *Server) noteHopeless(m *machine, b batch) {
+	for _, w := range b.frames {
+		m.mu.Lock()
+		_, hopeless := m.held(w.Entry)
+		have := m.bases[w.Header.Epoch]
+		m.mu.Unlock()
+		if hopeless {
+			s.event(Event{Machine: m.id, Type: EventBaseMissing, Message: fmt.Sprintf("epoch %d was declared complete with %d base frames and only %d came", w.Header.Epoch, w.BaseFrames, have),
+				Remedy: "none: no recovery point of that epoch is offered, and the epoch after it has begun"})
+		}
+	}
+}
+
+// learn makes sure that the machine's positions are known.
+func (s *Server) learn(ctx context.Context, m *machine) error {
+	m.mu.Lock()
+	known := m.known
+	m.mu.Unlock()
+	if known {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	select {
+	case m.writing <- struct{}{}:
+		defer func() { <-m.writing }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if err := s.openWriter(ctx, m); err != nil {
+		s.failed(m, err)
+		return err
+	}
+	s.recovered(m)
+	return nil
+}
+
+// openWriter takes the machine's lease, unless it is held, and compares what the vault
+// has with what is here. m.writing is held.
+func (s *Server) openWriter(ctx context.Context, m *machine) error {
+	if m.writer != nil {
+		return nil
+	}
+	w, err := s.conf.Vault.OpenWriter(ctx, m.id)
+	if err != nil {
+		return err
+	}
+	if err := s.reconcile(m, w.State()); err != nil {
+		_ = w.Close()
+		return err
+	}
+	m.writer = w
+	return nil
+}
+
+// dropWriter closes a writer that failed. m.writing is held.
+func (m *machine) dropWriter() {
+	if m.writer != nil {
+		_ = m.writer.Close()
+		m.writer = nil
+	}
+}
+
+// closeWriter gives the lease back.
+func (m *machine) closeWriter() {
+	m.writing <- struct{}{}
+	m.dropWriter()
+	<-m.writing
+}
+
+// idleLater gives the lease back when the machine stays away and has nothing left.
+func (s *Server) idleLater(m *machine) {
+	time.AfterFunc(writerIdle, func() {
+		m.mu.Lock()
+		idle := m.session == nil && len(m.log) == 0 && len(m.base) == 0 && !m.queued
+		m.mu.Unlock()
+		if idle {
+			m.closeWriter()
+		}
+	})
+}
+
+// newestBase is the newest epoch with base frames in the vault, and their number.
+func (st State) newestBase() spool.BasePosition {
+	var p spool.BasePosition
+	for epoch, n := range st.Base {
+		if q := (spool.BasePosition{Epoch: epoch, N: n}); p.Before(q) {
+			p = q
+		}
+	}
+	return p
+}
+
+// base is the number of an epoch's base frames in the vault.
+func (st State) base(e block.Epoch) uint64 { return st.Base[e] }

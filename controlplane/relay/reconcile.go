@@ -1,0 +1,147 @@
+package relay
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/understudy-dr/understudy/controlplane/relay/spool"
+	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/wire"
+)
+
+// Whenever a writer is opened (the first frame, a restart, after every failed commit)
+// the vault's State is the truth about what it holds:
+//
+//  1. Frames here that the vault has are dropped: a commit whose answer was lost.
+//  2. The rest must begin right behind the vault's last. It always does, unless the
+//     spool was lost or damaged, the vault was set back, or another relay has written.
+//  3. If it does not, those frames can never be committed. The agent is disconnected,
+//     everything of the machine here is dropped, and its positions become the
+//     vault's. The agent sees them in the next Welcome and begins an epoch with the
+//     reason relay-lost-spool.
+
+// reconcile applies the above. m.writing is held.
+func (s *Server) reconcile(m *machine, st State) error {
+	m.mu.Lock()
+	dropped := m.dropCommitted(st)
+	fits := m.fits(st)
+	if fits {
+		m.adopt(st)
+	}
+	m.mu.Unlock()
+	s.spool.Free(dropped...)
+	if fits {
+		s.feed()
+		return nil
+	}
+	return s.reset(m, st)
+}
+
+// dropCommitted takes out what the vault has. mu is held.
+func (m *machine) dropCommitted(st State) []*spool.Entry {
+	var out []*spool.Entry
+	for len(m.log) > 0 && !st.Last.Before(m.log[0].Header.Position()) {
+		out = append(out, m.log[0].Entry)
+		m.logBytes -= int64(m.log[0].Size)
+		m.log = m.log[1:]
+	}
+	keep := m.base[:0:0]
+	for _, w := range m.base {
+		if uint64(w.Header.Last) <= st.base(w.Header.Epoch) {
+			out = append(out, w.Entry)
+			m.baseBytes -= int64(w.Size)
+		} else {
+			keep = append(keep, w)
+		}
+	}
+	m.base = keep
+	return out
+}
+
+// fits reports whether what is left continues what the vault has. mu is held.
+func (m *machine) fits(st State) bool {
+	if !m.known {
+		return true
+	}
+	switch {
+	case len(m.log) > 0:
+		if _, refusal := judgeLog(spool.LogPosition{Position: st.Last}, m.log[0].Entry); refusal != nil {
+			return false
+		}
+	case m.accepted == m.spooled && m.spooled.Position != st.Last:
+		return false
+	}
+	if len(m.base) == 0 {
+		return m.baseAccepted != m.baseSpooled || m.baseSpooled.N == st.base(m.baseSpooled.Epoch)
+	}
+	for i, w := range m.base {
+		first := i == 0 || m.base[i-1].Header.Epoch != w.Header.Epoch
+		if first && uint64(w.Header.First) != st.base(w.Header.Epoch)+1 {
+			return false
+		}
+	}
+	return true
+}
+
+// adopt takes the vault's positions for committed, and for all where nothing was
+// known. mu is held.
+func (m *machine) adopt(st State) {
+	m.committed = spool.LogPosition{Position: st.Last, Closed: st.Closed}
+	m.baseCommitted = st.newestBase()
+	m.bases = make(map[block.Epoch]uint64)
+	maps.Copy(m.bases, st.Base)
+	if !m.known {
+		m.known = true
+		m.accepted, m.spooled = m.committed, m.committed
+		m.baseAccepted, m.baseSpooled = m.baseCommitted, m.baseCommitted
+	}
+}
+
+// errUnsettled puts a reset off while frames are on their way to the disk.
+var errUnsettled = errors.New("relay: frames are still being written to the spool")
+
+// reset drops everything of the machine here and starts from the vault. m.writing is
+// held.
+func (s *Server) reset(m *machine, st State) error {
+	m.mu.Lock()
+	ses, at := m.session, m.spooled
+	m.mu.Unlock()
+	if ses != nil {
+		ses.end(wire.Refuse(wire.CodeChainGap, "the agent begins a new epoch by itself", "the relay's spool does not continue the vault's history"))
+	}
+	for end := time.Now().Add(settle); !m.drained(); time.Sleep(settle / 20) {
+		if time.Now().After(end) {
+			return errUnsettled
+		}
+	}
+	m.mu.Lock()
+	var out []*spool.Entry
+	for _, w := range m.log {
+		out = append(out, w.Entry)
+	}
+	for _, w := range m.base {
+		out = append(out, w.Entry)
+	}
+	m.log, m.base, m.logBytes, m.baseBytes = nil, nil, 0, 0
+	m.known = false
+	m.adopt(st)
+	m.mu.Unlock()
+	s.spool.Free(out...)
+	s.feed()
+	s.event(Event{Machine: m.id, Type: EventSpoolDiverged,
+		Message: fmt.Sprintf("the vault's history of machine %s ends at %s; the %d frames in the spool (up to %s) do not continue it and were dropped", m.id, st.Last, len(out), at.Position),
+		Remedy:  "none: the agent resyncs by itself with the reason relay-lost-spool; if it happens again, check the spool's disk and that no second relay writes for this machine"})
+	return nil
+}
+
+// lost handles a frame that the spool cannot give back: from it on, nothing of the
+// machine can be committed.
+func (s *Server) lost(m *machine, err error) {
+	s.event(Event{Machine: m.id, Type: EventSpoolDamaged, Message: err.Error(),
+		Remedy: "check the spool's disk; the machine resyncs by itself with the reason relay-lost-spool"})
+	if err := s.reset(m, m.writer.State()); err != nil {
+		s.failed(m, err)
+	}
+}
