@@ -56,19 +56,16 @@ func New(ctx context.Context) (*Lab, error) {
 	if l.lock, err = flock(filepath.Join(dir, "lock"), false); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	return l, l.mountOwn(ctx)
+	return l, l.mountRun(ctx)
 }
 
-// mountOwn gives the lab a memory file system, as /run is one, and a bpffs, so that
-// the kernel's side of an agent goes when the lab goes.
-func (l *Lab) mountOwn(ctx context.Context) error {
-	for dir, fs := range map[string]string{l.RunDir(): "tmpfs", l.PinDir(): "bpf"} {
-		if err := os.Mkdir(dir, 0o700); err != nil {
-			return errors.Join(err, l.Close())
-		}
-		if _, err := run(ctx, "mount", "-t", fs, "understudy-lab", dir); err != nil {
-			return errors.Join(err, l.Close())
-		}
+// mountRun gives the lab a memory file system, as /run is one.
+func (l *Lab) mountRun(ctx context.Context) error {
+	if err := os.Mkdir(l.RunDir(), 0o700); err != nil {
+		return errors.Join(err, l.Close())
+	}
+	if _, err := run(ctx, "mount", "-t", "tmpfs", "understudy-lab", l.RunDir()); err != nil {
+		return errors.Join(err, l.Close())
 	}
 	return nil
 }
@@ -76,8 +73,8 @@ func (l *Lab) mountOwn(ctx context.Context) error {
 // RunDir is on a tmpfs, as an agent's memory journal wants it.
 func (l *Lab) RunDir() string { return l.Path("run") }
 
-// PinDir is a bpffs of this lab's own.
-func (l *Lab) PinDir() string { return l.Path("bpf") }
+// Instance names an agent's capture in the kernel so that Leftovers recognises it.
+func (l *Lab) Instance(name string) string { return filepath.Base(l.Dir) + "-" + name }
 
 // Path is a path inside the lab's directory.
 func (l *Lab) Path(elem ...string) string {

@@ -21,11 +21,15 @@ import (
 const labVar = "UNDERSTUDY_LAB"
 
 // Leftovers names what a lab in this directory has running, mounted or attached right
-// now: processes, mounts and loop devices, in the order to remove them.
+// now: processes, captures in the kernel, mounts and loop devices, in the order to
+// remove them.
 func Leftovers(dir string) []string {
 	var found []string
 	for _, pid := range processesOf(dir) {
 		found = append(found, fmt.Sprintf("process %d", pid))
+	}
+	for _, p := range pinsOf(dir) {
+		found = append(found, "pins "+p)
 	}
 	for _, m := range mountsBelow(dir) {
 		found = append(found, "mount "+m)
@@ -57,6 +61,9 @@ func clearOnce(dir string) error {
 	var errs []error
 	for _, pid := range processesOf(dir) {
 		errs = append(errs, unix.Kill(pid, unix.SIGKILL))
+	}
+	for _, p := range pinsOf(dir) {
+		errs = append(errs, os.RemoveAll(p)) // the last reference: programs and maps go with it
 	}
 	for _, m := range mountsBelow(dir) {
 		err := unix.Unmount(m, 0)
@@ -142,6 +149,15 @@ func processesOf(dir string) []int {
 		}
 	}
 	return pids
+}
+
+// pinsOf lists the directories in the BPF file system that hold this lab's captures.
+func pinsOf(dir string) []string {
+	pins, err := filepath.Glob("/sys/fs/bpf/understudy/" + filepath.Base(dir) + "-*")
+	if err != nil {
+		return nil
+	}
+	return pins
 }
 
 // mountsBelow lists the mount points inside dir, the newest first.

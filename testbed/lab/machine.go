@@ -39,7 +39,7 @@ func (s *Site) NewMachine(name string, flags ...string) *Machine {
 func (m *Machine) memory() string { return filepath.Join(m.site.lab.RunDir(), m.Name) }
 
 func (m *Machine) instance() []string {
-	return []string{"--instance", m.Name, "--bpffs", m.site.lab.PinDir()}
+	return []string{"--instance", m.site.lab.Instance(m.Name)}
 }
 
 // ID is the machine's id, valid after Enrol. Hostnames are no help in a lab: all its
