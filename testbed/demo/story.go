@@ -59,8 +59,7 @@ func (s *story) play(ctx context.Context) error {
 			}
 		}
 	}
-	s.count()
-	return nil
+	return s.count(ctx)
 }
 
 // say begins a numbered step.
@@ -181,7 +180,7 @@ func (s *story) disaster(ctx context.Context) error {
 		return err
 	}
 	if v.Protection != nil {
-		s.figures.Captured, s.figures.Resyncs = v.Protection.Captured, int(v.Protection.Epoch)-1
+		s.figures.Resyncs = int(v.Protection.Epoch) - 1
 	}
 	s.machine.Agent.Kill()
 	died := time.Now()
@@ -235,6 +234,13 @@ func (s *story) check(ctx context.Context, r lab.Recovered) error {
 }
 
 // count completes the figures.
-func (s *story) count() {
+func (s *story) count(ctx context.Context) error {
+	points, err := s.machine.Points(ctx, time.Time{}, time.Now())
+	if err != nil {
+		return err
+	}
+	s.figures.Points = len(points)
+	s.figures.Captured = s.watch.captured()
 	s.figures.RPOp50, s.figures.RPOp99 = s.watch.percentile(50), s.watch.percentile(99)
+	return nil
 }

@@ -18,6 +18,9 @@ type watch struct {
 	ledger  *lab.Ledger
 	newest  time.Time       // the newest point known
 	rpo     []time.Duration // samples
+
+	before int64 // captured by earlier lives of the agent, bytes
+	life   int64 // captured by this one, which counts from zero
 }
 
 func newWatch(m *lab.Machine, l *lab.Ledger) *watch { return &watch{machine: m, ledger: l} }
@@ -52,6 +55,12 @@ func (w *watch) sample(v lab.View, now time.Time) time.Duration {
 	if t := v.PointTime(); t.After(w.newest) {
 		w.newest = t
 	}
+	if p := v.Protection; p != nil {
+		if p.Captured < w.life {
+			w.before += w.life
+		}
+		w.life = p.Captured
+	}
 	age := now.Sub(w.newest)
 	w.rpo = append(w.rpo, age)
 	return age
@@ -64,6 +73,9 @@ func (w *watch) print(v lab.View, age time.Duration, err error) {
 	}
 	tell("%s   RPO %4.1f s   %7d values acknowledged   %s", time.Now().Format("15:04:05"), age.Seconds(), w.ledger.Acked(), state)
 }
+
+// captured is what the agent captured, over all its lives, as far as it was reported.
+func (w *watch) captured() int64 { return w.before + w.life }
 
 // percentile of all samples, in milliseconds.
 func (w *watch) percentile(p float64) int64 {

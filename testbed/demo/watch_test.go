@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/understudy-dr/understudy/pkg/desired"
 	"github.com/understudy-dr/understudy/testbed/lab"
 )
 
@@ -28,5 +29,16 @@ func TestOutageCounts(t *testing.T) {
 	w := &watch{newest: now.Add(-time.Second)}
 	if age := w.sample(lab.View{}, now.Add(4*time.Second)); age != 5*time.Second {
 		t.Errorf("RPO %s after an outage, want 5s", age)
+	}
+}
+
+// TestCapturedOverSeveralLives: an agent that starts again counts from zero.
+func TestCapturedOverSeveralLives(t *testing.T) {
+	w := &watch{}
+	for _, n := range []int64{10, 100, 5, 50, 7} {
+		w.sample(lab.View{Protection: &desired.Protection{Captured: n}}, time.Now())
+	}
+	if w.captured() != 157 {
+		t.Errorf("%d bytes captured, want 157", w.captured())
 	}
 }
