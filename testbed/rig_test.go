@@ -206,16 +206,6 @@ func (r *rig) untilEpochAfter(epoch uint64) *desired.Protection {
 	}).Protection
 }
 
-// epoch is the present one.
-func (r *rig) epoch() uint64 {
-	r.t.Helper()
-	v := r.view()
-	if v.Protection == nil {
-		r.t.Fatal("the agent reports no protection")
-	}
-	return uint64(v.Protection.Epoch)
-}
-
 // wantEpoch fails if there was a resync.
 func (r *rig) wantEpoch(want uint64) {
 	r.t.Helper()

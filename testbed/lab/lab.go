@@ -27,8 +27,7 @@ type Lab struct {
 	// Dir holds all files of the lab: disks, logs, the control plane's data.
 	Dir string
 
-	lock  *os.File // flocked while the lab lives
-	owned bool     // Dir was made by New and goes with Close
+	lock *os.File // flocked while the lab lives
 
 	mu   sync.Mutex
 	undo []func()

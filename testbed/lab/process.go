@@ -99,7 +99,7 @@ func (p *Process) PID() int {
 func (p *Process) Signal(s syscall.Signal) error {
 	pid := p.PID()
 	if pid == 0 {
-		return fmt.Errorf("%s does not run (%v)%s", p.Name, p.Err(), p.Tail())
+		return errors.Join(fmt.Errorf("%s does not run%s", p.Name, p.Tail()), p.Err())
 	}
 	return syscall.Kill(pid, s)
 }

@@ -33,8 +33,12 @@ func checkSeed(root, fs string, megabytes int) error {
 		if err != nil {
 			return err
 		}
-		if got, err := valueOf(b, seedName(fs)); err != nil || got != uint64(n+1) || len(b) != seedFile {
-			return fmt.Errorf("%s: %d bytes of value %d instead of %d: %v", path, len(b), got, n+1, err)
+		got, err := valueOf(b, seedName(fs))
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		if got != uint64(n+1) || len(b) != seedFile {
+			return fmt.Errorf("%s holds %d bytes of value %d instead of value %d", path, len(b), got, n+1)
 		}
 	}
 	return nil

@@ -73,8 +73,11 @@ func (s sqliteStream) prefix(m mounts) (uint64, error) {
 	defer db.Close()
 	ctx := context.Background()
 	var verdict string
-	if err := db.QueryRowContext(ctx, "PRAGMA integrity_check").Scan(&verdict); err != nil || verdict != "ok" {
-		return 0, fmt.Errorf("%s: SQLite finds its database damaged: %s (%v)", s.name(), verdict, err)
+	if err := db.QueryRowContext(ctx, "PRAGMA integrity_check").Scan(&verdict); err != nil {
+		return 0, fmt.Errorf("%s: SQLite cannot check its database: %w", s.name(), err)
+	}
+	if verdict != "ok" {
+		return 0, fmt.Errorf("%s: SQLite finds its database damaged: %s", s.name(), verdict)
 	}
 	var tables int
 	if err := db.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_master").Scan(&tables); err != nil || tables == 0 {
