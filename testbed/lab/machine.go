@@ -182,9 +182,7 @@ func (m *Machine) Events(ctx context.Context, typ string) ([]Event, error) {
 	if typ != "" {
 		args = append(args, "--type", typ)
 	}
-	var list struct {
-		Items []Event `json:"items"`
-	}
-	err := m.site.Ask(ctx, &list, args...)
-	return list.Items, err
+	var events []Event
+	err := m.site.Ask(ctx, &events, args...)
+	return events, err
 }

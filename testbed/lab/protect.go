@@ -22,17 +22,15 @@ func (m *Machine) Protect(ctx context.Context, disks ...*Disk) error {
 	for _, d := range disks {
 		args = append(args, d.Device)
 	}
-	var answer struct {
-		Items []struct{ Name, Path string } `json:"items"`
-	}
+	var taken []struct{ Name, Path string }
 	err := Until(ctx, 15*time.Second, "report of the disks", func() (bool, error) {
-		err := m.site.Ask(ctx, &answer, args...)
+		err := m.site.Ask(ctx, &taken, args...)
 		return ExitCode(err) != exitNotFound, err
 	})
 	for _, d := range disks {
-		for _, i := range answer.Items {
-			if i.Path == d.Device {
-				d.Stable = i.Name
+		for _, t := range taken {
+			if t.Path == d.Device {
+				d.Stable = t.Name
 			}
 		}
 	}
@@ -51,11 +49,9 @@ type Point struct {
 
 // Points lists the machine's points in this time, the oldest first.
 func (m *Machine) Points(ctx context.Context, from, to time.Time) ([]Point, error) {
-	var list struct {
-		Items []Point `json:"items"`
-	}
-	err := m.site.Ask(ctx, &list, "point", "list", m.ID(), "--from", from.Format(time.RFC3339Nano), "--to", to.Format(time.RFC3339Nano))
-	return list.Items, err
+	var points []Point
+	err := m.site.Ask(ctx, &points, "point", "list", m.ID(), "--from", from.Format(time.RFC3339Nano), "--to", to.Format(time.RFC3339Nano))
+	return points, err
 }
 
 // Recovered is what a test failover made.

@@ -78,7 +78,7 @@ func ExitCode(err error) int {
 // CLI runs an operator's command and returns what it printed. A failure is a *CLIError.
 func (s *Site) CLI(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "understudy"), args...)
-	cmd.Env = append(cmd.Environ(), "UNDERSTUDY_DATA="+s.Data, "UNDERSTUDY_SERVER=https://"+s.API, labVar+"="+s.lab.Dir)
+	cmd.Env = append(cmd.Environ(), "UNDERSTUDY_DATA="+s.Data, labVar+"="+s.lab.Dir)
 	var stdout, stderr strings.Builder
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
