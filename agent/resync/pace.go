@@ -9,31 +9,37 @@ import (
 	"github.com/understudy-dr/understudy/pkg/block"
 )
 
-// The pacer keeps the latency of whoever else uses the disk. It begins slowly,
-// doubles while nobody suffers and halves when somebody does; after the first harm it
-// rises in smaller steps, so that it settles just below what the disk bears.
+// The pacer keeps the latency of whoever else uses the disk. It doubles its rate while
+// nobody suffers and halves it when somebody does; after the first harm it rises in
+// smaller steps, so that it settles just below what the disk bears. Beside others it
+// reads in small pieces, because a request of theirs that meets one of ours waits for
+// all of it.
 //
 // Whether somebody suffers is measured, not guessed. While others write, the kernel's
-// average wait of a write tells; all writes are theirs. While they only read, their
-// reads cannot be told from ours in the kernel's counters, so a lone 4 KiB read of our
-// own stands for theirs. What is normal is measured the same way in short pauses.
+// average wait of a write tells: all writes are theirs. Their reads the kernel does not
+// tell from ours, so while they only read, lone 4 KiB reads of our own stand for
+// theirs. What is normal, and whether they read at all, shows in short pauses of ours.
 const (
 	paceTick  = 200 * time.Millisecond
-	paceStart = 64 << 20 // bytes/s
-	paceFloor = 4 << 20  // bytes/s: however busy the disk, the copy comes to an end
-	// calmEvery is how often the normal wait is measured anew, calmFor for how long:
-	// 2% of the time, on a busy disk only.
-	calmEvery = 10 * time.Second
-	calmFor   = 200 * time.Millisecond
-	// Somebody suffers from calm·paceHarm + paceSlack on. The slack is what no
-	// application notices; without it a 50 µs disk would never be read.
-	paceHarm  = 1.5
-	paceSlack = 500 * time.Microsecond
-	// busyWrites in a tick, or busyReads bytes, make a disk busy. A journal's timer or
-	// an atime is not a workload.
-	busyWrites = 4
-	busyReads  = 64 << 10
-	probes     = 4 // lone reads a tick
+	paceStart = 256 << 20 // bytes/s
+	paceFloor = 8 << 20   // bytes/s: however busy the disk, the copy comes to an end
+	paceGrain = 128 << 10 // bytes read at once beside others
+	// Every calmEvery our reads pause for calmSettle, in which those in flight end, and
+	// a tick, in which the normal is measured: 2.5% of the time.
+	calmEvery  = 10 * time.Second
+	calmSettle = 50 * time.Millisecond
+	calmRetry  = time.Second // if the pause showed nothing of what goes on now
+	// So many harmed ticks more than others, and the normal is measured at once: perhaps
+	// it is not our reads that others wait for.
+	harmsDoubted = 3
+	// Somebody suffers from calm·paceHarm + paceSlack on. The slack is for the clock's
+	// and the scheduler's noise on disks that answer in less than that.
+	paceHarm  = 1.25
+	paceSlack = 100 * time.Microsecond
+	// So many requests of others in a tick make a disk busy. A journal's timer or an
+	// atime is not a workload.
+	busyRequests = 4
+	probes       = 5 // lone reads a tick
 )
 
 // pacer holds back the reads of one disk.
@@ -50,11 +56,14 @@ type pacer struct {
 	paused chan struct{} // closed at the end of a pause; nil outside
 	own    int64         // bytes granted since the last tick
 	at     int64         // where reading stands
+	busy   bool          // others use the disk
 
 	// Used by run alone.
-	harmed bool
-	calm   [2]time.Duration // normal wait, by kind; 0 is unknown
-	calmAt time.Time
+	harmed  bool             // since others began
+	harms   int              // ticks with harm less those without
+	calm    [2]time.Duration // normal wait, by kind; 0 is unknown
+	calmAt  time.Time
+	readers bool // others read, in the last pause
 }
 
 // kind is what others do, which decides how their wait is measured.
@@ -66,6 +75,12 @@ const (
 	idle
 )
 
+// window is what was seen of a disk in one tick.
+type window struct {
+	reads, writes uint64           // finished requests, ours included
+	wait          [2]time.Duration // average wait, by kind; 0 is unknown
+}
+
 func newPacer(opt Options, d *disk, log *slog.Logger) *pacer {
 	probe := aligned(block.FineGranule)
 	return &pacer{
@@ -76,6 +91,16 @@ func newPacer(opt Options, d *disk, log *slog.Logger) *pacer {
 			return time.Since(start), err
 		},
 	}
+}
+
+// grain is how much to read at once.
+func (p *pacer) grain() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.busy {
+		return paceGrain
+	}
+	return chunkSize
 }
 
 // wait blocks until the span may be read.
@@ -131,117 +156,144 @@ func (p *pacer) allowed() float64 {
 // run adapts the rate until the context ends. Where the disk's activity cannot be
 // seen only the limit holds.
 func (p *pacer) run(ctx context.Context) error {
-	last, err := p.gauge()
-	if err != nil {
-		p.log.Info("disk activity cannot be seen: the copy is not paced", "err", err)
-		p.greedy = true
+	if p.greedy {
+		return nil
 	}
-	for !p.greedy {
-		if sleep(ctx, paceTick) != nil {
+	for {
+		w, err := p.watch(ctx, p.readers)
+		if ctx.Err() != nil {
 			return nil
 		}
-		now, err := p.gauge()
 		if err != nil {
-			return nil // a disk that is gone fails where it is read
-		}
-		p.step(ctx, last, now)
-		if last, err = p.gauge(); err != nil {
+			p.log.Info("disk activity cannot be seen: the copy is not paced", "err", err)
+			p.mu.Lock()
+			p.greedy = true
+			p.mu.Unlock()
 			return nil
 		}
+		p.step(ctx, w)
 	}
-	return nil
+}
+
+// watch observes the disk for a tick, with lone reads spread over it if asked for.
+func (p *pacer) watch(ctx context.Context, lone bool) (w window, err error) {
+	from, err := p.gauge()
+	if err != nil {
+		return w, err
+	}
+	var sum time.Duration
+	for range probes {
+		if err := sleep(ctx, paceTick/probes); err != nil {
+			return w, err
+		}
+		if lone {
+			d, err := p.lone(p.where())
+			if err != nil {
+				lone = false // the copy itself will meet the error and name it
+			}
+			sum += d
+		}
+	}
+	to, err := p.gauge()
+	if err != nil {
+		return w, err
+	}
+	w.reads, w.writes = to.Reads-from.Reads, to.Writes-from.Writes
+	if w.writes > 0 {
+		w.wait[writing] = (to.WriteWait - from.WriteWait) / time.Duration(w.writes)
+	}
+	if lone {
+		w.wait[reading] = sum / probes
+	}
+	return w, nil
+}
+
+func (p *pacer) where() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.at
 }
 
 // step judges one tick and sets the rate for the next.
-func (p *pacer) step(ctx context.Context, from, to Activity) {
+func (p *pacer) step(ctx context.Context, w window) {
+	k := p.others(w)
 	p.mu.Lock()
-	own, at := p.own, p.at
-	p.own = 0
+	own := float64(p.own) / paceTick.Seconds()
+	p.own, p.busy = 0, k != idle
 	p.mu.Unlock()
-	k := others(from, to, own)
 	if k == idle {
-		p.harmed = false
+		p.harmed, p.harms = false, 0
 		p.set(p.rate*2, own)
-		return
+	} else if calm := p.calm[k]; calm > 0 {
+		p.judge(w.wait[k], calm, own)
 	}
-	if p.calm[k] == 0 || time.Since(p.calmAt) > calmEvery {
-		p.measureCalm(ctx, at)
+	since := time.Since(p.calmAt)
+	if since > calmEvery || p.harms >= harmsDoubted || k != idle && p.calm[k] == 0 && since > calmRetry {
+		p.measureCalm(ctx)
 	}
-	wait, calm := p.waitOf(k, from, to, at), p.calm[k]
+}
+
+// judge compares the wait of others beside our reads with their normal one.
+func (p *pacer) judge(wait, calm time.Duration, own float64) {
+	harm := wait > time.Duration(float64(calm)*paceHarm)+paceSlack
+	if harm {
+		p.harms++
+	} else {
+		p.harms = max(0, p.harms-1)
+	}
 	switch {
-	case calm == 0:
-	case wait > time.Duration(float64(calm)*paceHarm)+paceSlack:
+	case harm:
 		p.harmed = true
-		used := float64(own) / paceTick.Seconds()
-		p.set(min(p.rate, used)/2, own)
+		p.set(min(p.rate, own)/2, own)
 	case p.harmed:
 		p.set(p.rate*1.25, own)
 	default:
 		p.set(p.rate*2, own)
 	}
+	p.log.Debug("copy paced", "wait", wait, "calm", calm, "read", int64(own), "rate", int64(p.rate))
 }
 
 // set changes the rate. It rises only while it is what holds the reads back.
-func (p *pacer) set(rate float64, own int64) {
+func (p *pacer) set(rate, own float64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	used := float64(own) / paceTick.Seconds()
-	if rate > p.rate && used < p.rate/2 {
-		return
+	if rate <= p.rate || own >= p.rate/2 {
+		p.rate = max(rate, paceFloor)
 	}
-	p.rate = max(rate, paceFloor)
 }
 
-// others tells what everybody else did between two samples.
-func others(from, to Activity, own int64) kind {
+// others tells what everybody else does.
+func (p *pacer) others(w window) kind {
 	switch {
-	case to.Writes-from.Writes >= busyWrites:
+	case w.writes >= busyRequests:
 		return writing
-	case to.ReadBytes-from.ReadBytes-own >= busyReads:
+	case p.readers:
 		return reading
 	}
 	return idle
 }
 
-// waitOf is the average wait of others' requests between two samples, as far as it
-// can be measured.
-func (p *pacer) waitOf(k kind, from, to Activity, at int64) time.Duration {
-	if k == writing {
-		n := to.Writes - from.Writes
-		if n == 0 {
-			return 0
-		}
-		return (to.WriteWait - from.WriteWait) / time.Duration(n)
-	}
-	var sum time.Duration
-	for range probes {
-		d, err := p.lone(at)
-		if err != nil {
-			return 0
-		}
-		sum += d
-	}
-	return sum / probes
-}
-
 // measureCalm measures the normal wait of both kinds with our own reads held back.
-func (p *pacer) measureCalm(ctx context.Context, at int64) {
+func (p *pacer) measureCalm(ctx context.Context) {
 	resume := p.pause()
 	defer resume()
-	if sleep(ctx, calmFor/4) != nil { // reads in flight end
+	if sleep(ctx, calmSettle) != nil {
 		return
 	}
-	from, err := p.gauge()
-	if err != nil || sleep(ctx, calmFor) != nil {
-		return
-	}
-	to, err := p.gauge()
+	w, err := p.watch(ctx, true)
 	if err != nil {
 		return
 	}
-	p.calm[writing] = p.waitOf(writing, from, to, at)
-	p.calm[reading] = p.waitOf(reading, from, to, at)
-	p.calmAt = time.Now()
+	p.calmAt, p.harms = time.Now(), 0
+	p.readers = w.reads >= probes+busyRequests
+	for k, wait := range w.wait {
+		switch {
+		case wait > 0 && p.calm[k] > 0:
+			p.calm[k] = (p.calm[k] + wait) / 2 // one tick says little on a restless disk
+		case wait > 0:
+			p.calm[k] = wait
+		}
+	}
 }
 
 func (p *pacer) pause() (resume func()) {

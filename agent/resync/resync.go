@@ -115,7 +115,7 @@ type Options struct {
 	frameSize int // bytes after which a frame is closed; tests make many small ones
 }
 
-// Result is what a finished job did. All but Frames are bytes.
+// Result is what a run did. All but Frames are bytes.
 type Result struct {
 	Frames  uint64 // number of the last base frame, 0 if none was needed
 	Bytes   int64  // raw payload of the frames made by this run
@@ -134,7 +134,8 @@ var (
 
 // Run reads what the job asks for and hands it to the sink as base frames. When it
 // returns nil the base is complete, and the free-space rule of usage.go is kept. On an
-// error the job can be run again from a cursor.
+// error the result says what was done until then, and the job can be run again from a
+// cursor.
 func Run(ctx context.Context, job Job, sink Sink, hasher Hasher, opt Options) (Result, error) {
 	if err := job.validate(hasher); err != nil {
 		return Result{}, err
@@ -144,10 +145,8 @@ func Run(ctx context.Context, job Job, sink Sink, hasher Hasher, opt Options) (R
 	if err := r.open(ctx); err != nil {
 		return Result{}, err
 	}
-	if err := r.all(ctx); err != nil {
-		return Result{}, err
-	}
-	return r.result(), nil
+	err := r.all(ctx)
+	return r.result(), err
 }
 
 func (j *Job) validate(hasher Hasher) error {

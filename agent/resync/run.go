@@ -174,7 +174,7 @@ func (r *run) pass(ctx context.Context, d *disk) error {
 	return g.Wait()
 }
 
-// issue starts the reads, as fast as buffers and the pace allow.
+// issue starts the reads, as fast as buffers come back.
 func (r *run) issue(ctx context.Context, g *errgroup.Group, d *disk, order chan<- *chunk) error {
 	defer close(order)
 	src := chunks(d.want, d.may)
@@ -188,9 +188,6 @@ func (r *run) issue(ctx context.Context, g *errgroup.Group, d *disk, order chan<
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if err := d.pace.wait(ctx, c.span); err != nil {
-			return err
-		}
 		order <- c // never blocks: it holds as many as there are buffers
 		g.Go(func() error {
 			c.done <- r.examine(ctx, d, c)
@@ -202,20 +199,34 @@ func (r *run) issue(ctx context.Context, g *errgroup.Group, d *disk, order chan<
 
 // examine reads a chunk and finds out what of it must travel.
 func (r *run) examine(ctx context.Context, d *disk, c *chunk) error {
-	select {
-	case r.reads <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	err := read(d, c.data, c.span.Off)
-	<-r.reads
-	if err != nil {
+	if err := r.read(ctx, d, c); err != nil {
 		return err
 	}
 	if r.job.Method == frame.MethodHash {
 		return r.compare(ctx, d, c)
 	}
 	c.split(d.Fresh && r.job.Method == frame.MethodFull)
+	return nil
+}
+
+// read fills a chunk at the disk's pace.
+func (r *run) read(ctx context.Context, d *disk, c *chunk) error {
+	select {
+	case r.reads <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-r.reads }()
+	for rest := c.span; !rest.Empty(); {
+		part := rest.Intersect(block.Extent{Off: rest.Off, Len: d.pace.grain()})
+		if err := d.pace.wait(ctx, part); err != nil {
+			return err
+		}
+		if err := read(d, c.at(part), part.Off); err != nil {
+			return err
+		}
+		rest = block.Extent{Off: part.End(), Len: rest.End() - part.End()}
+	}
 	return nil
 }
 
