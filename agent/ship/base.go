@@ -2,32 +2,34 @@ package ship
 
 import (
 	"context"
-	"slices"
+	"errors"
+	"fmt"
 	"sync"
 
 	"github.com/understudy-dr/understudy/pkg/block"
 )
 
-// baseFrame is one that the relay has not acknowledged as spooled.
-type baseFrame struct {
-	epoch block.Epoch
-	n     uint64
-	raw   []byte
-}
+// ErrBaseOrder says that a base frame is not the next one. What was handed over before
+// is on its way and cannot be taken back: flush, and go on behind what is spooled.
+var ErrBaseOrder = errors.New("ship: not the next base frame")
 
-func (f baseFrame) upTo(epoch block.Epoch, n uint64) bool {
-	return f.epoch < epoch || f.epoch == epoch && f.n <= n
-}
-
-// baseQueue keeps base frames until they are spooled: they exist nowhere else.
+// baseQueue holds base frames from SendBase until they are sent.
+//
+// It forgets all of them with each session. What the relay has spooled by then, its
+// Welcome says exactly, and the copy makes the rest again: the same stretch of disk
+// may come out cut differently, so that a frame sent from memory and one made again
+// under the same number must never meet.
 type baseQueue struct {
 	limit int64
 
 	mu      sync.Mutex
-	frames  []baseFrame
-	sent    int // of frames, on the present channel
+	known   bool // a relay has said where it is
+	epoch   block.Epoch
+	next    uint64 // the number SendBase must come with
+	spooled uint64 // of epoch
+	frames  [][]byte
 	bytes   int64
-	spare   [][]byte // of frames that were acknowledged
+	spare   [][]byte // memory of frames that were sent
 	changed chan struct{}
 }
 
@@ -41,97 +43,115 @@ func (q *baseQueue) signal() {
 	q.changed = make(chan struct{})
 }
 
-// until waits until cond, called with mu held, is true.
-func (q *baseQueue) until(ctx context.Context, cond func() bool) error {
+// until waits until cond, called with mu held, is true. A caller whose context has
+// ended changes nothing any more: a copy that was stopped must not put a frame in
+// behind the reset that stopped it.
+func (q *baseQueue) until(ctx context.Context, cond func() (bool, error)) error {
 	for {
 		q.mu.Lock()
-		ok, changed := cond(), q.changed
+		var ok bool
+		err := context.Cause(ctx)
+		if err == nil {
+			ok, err = cond()
+		}
+		changed := q.changed
 		q.mu.Unlock()
-		if ok {
-			return nil
+		if ok || err != nil {
+			return err
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return context.Cause(ctx)
 		}
 	}
 }
 
+// reset begins a session: nothing is queued, and the relay has n frames of epoch.
+func (q *baseQueue) reset(epoch block.Epoch, n uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.known, q.epoch, q.next, q.spooled = true, epoch, n+1, n
+	q.frames, q.bytes = nil, 0
+	q.signal()
+}
+
+// push queues a copy of frame n of an epoch when there is a session and room.
 func (q *baseQueue) push(ctx context.Context, epoch block.Epoch, n uint64, raw []byte) error {
-	return q.until(ctx, func() bool {
+	return q.until(ctx, func() (bool, error) {
+		if !q.known {
+			return false, nil
+		}
+		begins := epoch > q.epoch && n == 1
+		if !begins && (epoch != q.epoch || n != q.next) {
+			return false, fmt.Errorf("%w: number %d of epoch %d was given, %d of epoch %d is next and %d are spooled", ErrBaseOrder, n, epoch, q.next, q.epoch, q.spooled)
+		}
 		if q.bytes > 0 && q.bytes+int64(len(raw)) > q.limit {
-			return false
+			return false, nil
 		}
-		var buf []byte
-		if k := len(q.spare); k > 0 {
-			buf, q.spare = q.spare[k-1], q.spare[:k-1]
+		if begins {
+			q.epoch, q.spooled = epoch, 0
 		}
-		q.frames = append(q.frames, baseFrame{epoch, n, append(buf[:0], raw...)})
+		q.next = n + 1
+		q.frames = append(q.frames, append(q.memory(), raw...))
 		q.bytes += int64(len(raw))
 		q.signal()
-		return true
+		return true, nil
 	})
 }
 
-// rewind prepares a new channel: what the relay has is dropped, the rest is sent again.
-func (q *baseQueue) rewind(epoch block.Epoch, spooled uint64) {
-	q.mu.Lock()
-	q.sent = 0
-	q.mu.Unlock()
-	q.spooled(epoch, spooled)
-}
-
-// spooled drops frames the relay has.
-func (q *baseQueue) spooled(epoch block.Epoch, n uint64) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	k := 0
-	for k < len(q.frames) && q.frames[k].upTo(epoch, n) {
-		q.bytes -= int64(len(q.frames[k].raw))
-		// A frame that is not sent was acknowledged on an earlier channel; one that is
-		// being sent now (k == sent) is not acknowledged yet.
-		q.spare = append(q.spare, q.frames[k].raw)
-		k++
-	}
+// memory is an empty buffer, used before if possible. mu is held.
+func (q *baseQueue) memory() []byte {
+	k := len(q.spare)
 	if k == 0 {
-		return
+		return nil
 	}
-	q.frames = slices.Delete(q.frames, 0, k)
-	q.sent = max(0, q.sent-k)
-	q.spare = q.spare[:min(len(q.spare), 4)]
-	q.signal()
+	buf := q.spare[k-1]
+	q.spare = q.spare[:k-1]
+	return buf[:0]
 }
 
-// clear forgets everything.
-func (q *baseQueue) clear() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.frames, q.sent, q.bytes = nil, 0, 0
-	q.signal()
-}
-
-// next waits for a frame to send and counts it as sent.
-func (q *baseQueue) next(ctx context.Context) (raw []byte, err error) {
-	err = q.until(ctx, func() bool {
-		if q.sent >= len(q.frames) {
-			return false
+// take waits for the next frame to send.
+func (q *baseQueue) take(ctx context.Context) (raw []byte, err error) {
+	err = q.until(ctx, func() (bool, error) {
+		if len(q.frames) == 0 {
+			return false, nil
 		}
-		raw = q.frames[q.sent].raw
-		q.sent++
-		return true
+		raw, q.frames = q.frames[0], q.frames[1:]
+		q.bytes -= int64(len(raw))
+		q.signal()
+		return true, nil
 	})
 	return raw, err
 }
 
-// waiting waits until there is something to send.
-func (q *baseQueue) waiting(ctx context.Context) error {
-	return q.until(ctx, func() bool { return len(q.frames) > 0 })
+// sent gives a frame's memory back.
+func (q *baseQueue) sent(raw []byte) {
+	const few = 4
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.spare) < few {
+		q.spare = append(q.spare, raw)
+	}
 }
 
-// drained waits until everything is spooled.
-func (q *baseQueue) drained(ctx context.Context) error {
-	return q.until(ctx, func() bool { return len(q.frames) == 0 })
+// acked notes what the relay has spooled.
+func (q *baseQueue) acked(epoch block.Epoch, n uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if epoch == q.epoch && n > q.spooled {
+		q.spooled = n
+		q.signal()
+	}
+}
+
+// waiting waits until there is something to send.
+func (q *baseQueue) waiting(ctx context.Context) error {
+	return q.until(ctx, func() (bool, error) { return len(q.frames) > 0, nil })
+}
+
+// flushed waits until everything is spooled.
+func (q *baseQueue) flushed(ctx context.Context) error {
+	return q.until(ctx, func() (bool, error) { return q.known && q.spooled+1 >= q.next, nil })
 }
 
 func (q *baseQueue) size() (frames int, bytes int64) {

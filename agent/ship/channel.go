@@ -126,8 +126,8 @@ func beat(ctx context.Context, conn *wire.Conn) error {
 }
 
 // readAcks takes what the relay says on a channel that sends frames.
-func (c *Client) readAcks(ch *channel) error {
-	var last Ack
+func (c *Client) readAcks(ctx context.Context, ch *channel) error {
+	var last wire.Ack
 	for {
 		msg, err := ch.conn.Read(nil)
 		if err != nil {
@@ -136,22 +136,27 @@ func (c *Client) readAcks(ch *channel) error {
 		switch msg := msg.(type) {
 		case wire.Ack:
 			ch.raise(msg.Credit)
-			a := Ack{Channel: ch.kind, Epoch: msg.Epoch, Spooled: msg.Spooled, Committed: msg.Committed}
-			if a == last {
-				continue
+			if msg.Credit = 0; msg != last {
+				last = msg
+				c.acked(ctx, ch, msg)
 			}
-			last = a
-			if ch.kind == wire.Base {
-				c.base.spooled(a.Epoch, a.Spooled)
-			}
-			c.acked(a, ch.room())
-			c.conf.OnAck(a)
 		case *wire.Error:
-			return fmt.Errorf("ship: the relay refused the %s channel: %w", ch.kind, msg)
+			return fmt.Errorf("ship: the relay ended the %s channel: %w", ch.kind, msg)
 		default:
 			return fmt.Errorf("ship: a %T has no place on the %s channel", msg, ch.kind)
 		}
 	}
+}
+
+// acked passes an acknowledgement on.
+func (c *Client) acked(ctx context.Context, ch *channel, a wire.Ack) {
+	c.note(ch, a)
+	if ch.kind == wire.Base {
+		c.base.acked(a.Epoch, a.Spooled)
+		c.conf.OnBaseAck(ctx, a.Epoch, a.Spooled)
+		return
+	}
+	c.conf.OnLogAck(ctx, block.Seq(a.Spooled), block.Seq(a.Committed))
 }
 
 // sendLog sends the log behind after.
@@ -185,16 +190,15 @@ func (c *Client) runBase(ctx context.Context, link wire.Link) error {
 	if err := c.base.waiting(ctx); err != nil {
 		return err
 	}
-	ch, welcome, err := c.open(ctx, link, wire.Base)
+	ch, _, err := c.open(ctx, link, wire.Base)
 	if err != nil {
 		return err
 	}
-	c.base.rewind(welcome.BaseEpoch, welcome.SpooledBase)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	wg.Go(func() { cancel(c.readAcks(ch)) })
+	wg.Go(func() { cancel(c.readAcks(ctx, ch)) })
 	wg.Go(func() {
 		if err := beat(ctx, ch.conn); err != nil {
 			cancel(err)
@@ -210,7 +214,7 @@ func (c *Client) sendBase(ctx context.Context, ch *channel) error {
 		if err := ch.ready(ctx); err != nil {
 			return err
 		}
-		raw, err := c.base.next(ctx)
+		raw, err := c.base.take(ctx)
 		if err != nil {
 			return err
 		}
@@ -222,5 +226,6 @@ func (c *Client) sendBase(ctx context.Context, ch *channel) error {
 		}
 		c.baseBytes.Add(uint64(len(raw)))
 		c.baseFrames.Add(1)
+		c.base.sent(raw)
 	}
 }

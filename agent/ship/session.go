@@ -48,12 +48,12 @@ func (c *Client) session(parent context.Context) (welcomed bool, err error) {
 	run(func(ctx context.Context) error { return c.askHashes(ctx, control.conn) })
 	run(func(ctx context.Context) error { return beat(ctx, control.conn) })
 	run(func(ctx context.Context) error { return beat(ctx, log.conn) })
-	run(func(context.Context) error { return c.readAcks(log) })
-	if err := c.consent(ctx, welcome); err != nil {
+	run(func(ctx context.Context) error { return c.readAcks(ctx, log) })
+	if after, err := c.consent(ctx, welcome); err != nil {
 		cancel(err)
 	} else {
 		c.connected(link.Transport(), welcome)
-		run(func(ctx context.Context) error { return c.sendLog(ctx, log, welcome.Spooled) })
+		run(func(ctx context.Context) error { return c.sendLog(ctx, log, after) })
 		run(func(ctx context.Context) error { return c.runBase(ctx, link) })
 	}
 	<-ctx.Done()
@@ -62,16 +62,14 @@ func (c *Client) session(parent context.Context) (welcomed bool, err error) {
 	return true, context.Cause(ctx)
 }
 
-// consent asks the pipeline about the relay's position.
-func (c *Client) consent(ctx context.Context, w wire.Welcome) error {
+// consent asks the pipeline about the relay's position. Acknowledgements may overtake
+// it: they say no more than the Welcome does until the first frame is sent.
+func (c *Client) consent(ctx context.Context, w wire.Welcome) (after block.Seq, err error) {
 	c.limit.cap(w.Throttle)
-	v, err := c.conf.OnWelcome(ctx, w)
+	after, err = c.conf.OnWelcome(ctx, w)
 	if err != nil {
-		return fmt.Errorf("ship: the relay's position %s is not accepted: %w", block.Position{Epoch: w.Epoch, Seq: w.Spooled}, err)
+		return 0, fmt.Errorf("ship: the relay's position %s is not accepted: %w", block.Position{Epoch: w.Epoch, Seq: w.Spooled}, err)
 	}
-	if v.NewEpoch != "" {
-		c.conf.Log.Info("new epoch", "reason", v.NewEpoch, "spooled", w.Spooled, "committed", w.Committed)
-		c.base.clear()
-	}
-	return nil
+	c.base.reset(w.BaseEpoch, w.SpooledBase)
+	return after, nil
 }

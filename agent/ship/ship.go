@@ -1,6 +1,6 @@
 // Package ship sends a machine's frames to its relay: the log as the journal yields
-// it, and base frames as the resync makes them. It goes on where a cut left off, keeps
-// within the credit and the throttle, and says how far the relay has come.
+// it, and base frames as a copy makes them. It goes on where a cut left off, keeps within
+// the credit and the throttle, and says how far the relay has come.
 //
 // It decides nothing about the log: whether the relay's position continues it is for
 // OnWelcome to say.
@@ -28,23 +28,6 @@ type Frames interface {
 	Next(ctx context.Context, after block.Seq) ([]byte, error)
 }
 
-// Verdict is what OnWelcome makes of the relay's position.
-type Verdict struct {
-	// NewEpoch names why the log cannot go on from there; empty means that it can.
-	// The client drops the base frames it still keeps and sends what Frames yields
-	// behind the relay's position: the new epoch, as soon as the pipeline has begun it.
-	NewEpoch frame.Reason
-}
-
-// Ack is how far the relay has come: sequence numbers on the log channel, base frames
-// of Epoch on the base channel.
-type Ack struct {
-	Channel   wire.Channel
-	Epoch     block.Epoch
-	Spooled   uint64
-	Committed uint64
-}
-
 // Config shapes a Client. Zero values mean the defaults.
 type Config struct {
 	Addr      string // host:port of the relay
@@ -55,33 +38,42 @@ type Config struct {
 	Frames    Frames
 	// Newest is the newest position in the journal, told to the relay.
 	Newest func() block.Position
-	// OnWelcome is asked once a session, before the first frame. It may take its time.
-	// An error ends the session and is tried again.
-	OnWelcome func(context.Context, wire.Welcome) (Verdict, error)
-	// OnAck is told of progress, in order for each channel. It must not block.
-	OnAck func(Ack)
+	// OnWelcome is asked once a session, before the first frame: is the relay's position
+	// one from which the log can go on, or must a new epoch begin there? It may take its
+	// time, and returns the sequence number behind which Frames is to be asked. An error
+	// ends the session and is tried again. Base frames that were not acknowledged are
+	// forgotten behind it: the copy goes on from Welcome.SpooledBase.
+	OnWelcome func(context.Context, wire.Welcome) (after block.Seq, err error)
+	// OnLogAck and OnBaseAck are told of progress, in order. They should not block: the
+	// channel's acknowledgements and credit wait for them.
+	OnLogAck  func(ctx context.Context, spooled, committed block.Seq)
+	OnBaseAck func(ctx context.Context, epoch block.Epoch, spooled uint64)
 
 	Backoff  Backoff
 	Throttle Throttle
-	// BaseMemory bounds the base frames kept until they are spooled, bytes.
+	// BaseMemory bounds the base frames that wait to be sent, bytes.
 	BaseMemory int64
 	// Dial replaces wire.Dial in tests.
 	Dial func(context.Context) (wire.Link, error)
 	Log  *slog.Logger
 }
 
-// DefaultBaseMemory holds a few base frames in flight and some for the next cut.
-const DefaultBaseMemory = 32 << 20
+// DefaultBaseMemory lets the disk be read while the wire is busy, and no more: memory of
+// a protected machine is not ours.
+const DefaultBaseMemory = 16 << 20
 
 func (c *Config) fill() {
 	if c.Newest == nil {
 		c.Newest = func() block.Position { return block.Position{} }
 	}
 	if c.OnWelcome == nil {
-		c.OnWelcome = func(context.Context, wire.Welcome) (Verdict, error) { return Verdict{}, nil }
+		c.OnWelcome = func(_ context.Context, w wire.Welcome) (block.Seq, error) { return w.Spooled, nil }
 	}
-	if c.OnAck == nil {
-		c.OnAck = func(Ack) {}
+	if c.OnLogAck == nil {
+		c.OnLogAck = func(context.Context, block.Seq, block.Seq) {}
+	}
+	if c.OnBaseAck == nil {
+		c.OnBaseAck = func(context.Context, block.Epoch, uint64) {}
 	}
 	if c.BaseMemory == 0 {
 		c.BaseMemory = DefaultBaseMemory
@@ -149,9 +141,10 @@ func (c *Client) Run(ctx context.Context) error {
 // SetThrottle replaces the throttle, for a policy that changed.
 func (c *Client) SetThrottle(t Throttle) { c.limit.set(t) }
 
-// SendBase queues base frame n of its epoch. It copies raw and blocks while too many
-// base frames wait for the relay: that paces the resync. A frame is kept and sent
-// again after a cut until the relay has it on stable storage.
+// SendBase queues a copy of base frame n of its epoch, for the base channel. It blocks
+// while there is no relay, and while too many frames wait to be sent: that paces the
+// copy. The frames of an epoch come in order from 1, or behind what the last Welcome
+// called spooled: ErrBaseOrder otherwise.
 func (c *Client) SendBase(ctx context.Context, raw []byte, n uint64) error {
 	h, err := frame.ParseHeader(raw)
 	if err != nil {
@@ -166,7 +159,4 @@ func (c *Client) SendBase(ctx context.Context, raw []byte, n uint64) error {
 // FlushBase waits until the relay has every base frame sent so far on stable storage.
 // Only then may the base be called complete: the mark stands in the journal, the base
 // frames do not.
-func (c *Client) FlushBase(ctx context.Context) error { return c.base.drained(ctx) }
-
-// DropBase forgets the base frames that were not acknowledged.
-func (c *Client) DropBase() { c.base.clear() }
+func (c *Client) FlushBase(ctx context.Context) error { return c.base.flushed(ctx) }

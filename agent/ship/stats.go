@@ -21,13 +21,13 @@ type Stats struct {
 	LogFrames, LogBytes   uint64 // sent, repetitions included
 	BaseFrames, BaseBytes uint64
 	LogCredit, BaseCredit int64 // bytes the relay would take now
-	// BaseQueue is what waits to be spooled.
+	// BaseQueue is what waits to be sent.
 	BaseQueue, BaseQueueBytes int64
 
-	Epoch                    block.Epoch // of Spooled
-	Spooled, Committed       block.Seq
-	BaseEpoch                block.Epoch
-	BaseSpooled, BaseCommits uint64
+	Epoch                      block.Epoch // of Spooled
+	Spooled, Committed         block.Seq
+	BaseEpoch                  block.Epoch
+	BaseSpooled, BaseCommitted uint64
 	// RPOTarget is the policy's, by the last Welcome.
 	RPOTarget time.Duration
 }
@@ -51,7 +51,7 @@ func (c *Client) connected(by wire.Transport, w wire.Welcome) {
 	s.Connected, s.Transport, s.Since, s.LastError, s.Retry = true, by, time.Now(), "", time.Time{}
 	s.Sessions++
 	s.Epoch, s.Spooled, s.Committed = w.Epoch, w.Spooled, w.Committed
-	s.BaseEpoch, s.BaseSpooled, s.BaseCommits = w.BaseEpoch, w.SpooledBase, w.CommittedBase
+	s.BaseEpoch, s.BaseSpooled, s.BaseCommitted = w.BaseEpoch, w.SpooledBase, w.CommittedBase
 	s.RPOTarget = w.RPOTarget
 	c.mu.Unlock()
 	c.conf.Log.Info("relay session", "relay", c.conf.Addr, "transport", by, "spooled", w.Spooled, "committed", w.Committed)
@@ -67,13 +67,14 @@ func (c *Client) disconnected(err error, wait time.Duration) {
 	}
 }
 
-func (c *Client) acked(a Ack, credit int64) {
+// note keeps an acknowledgement for Stats.
+func (c *Client) note(ch *channel, a wire.Ack) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := &c.stats
-	if a.Channel == wire.Base {
-		s.BaseEpoch, s.BaseSpooled, s.BaseCommits, s.BaseCredit = a.Epoch, a.Spooled, a.Committed, credit
+	if ch.kind == wire.Base {
+		s.BaseEpoch, s.BaseSpooled, s.BaseCommitted, s.BaseCredit = a.Epoch, a.Spooled, a.Committed, ch.room()
 		return
 	}
-	s.Epoch, s.Spooled, s.Committed, s.LogCredit = a.Epoch, block.Seq(a.Spooled), block.Seq(a.Committed), credit
+	s.Epoch, s.Spooled, s.Committed, s.LogCredit = a.Epoch, block.Seq(a.Spooled), block.Seq(a.Committed), ch.room()
 }

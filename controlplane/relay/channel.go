@@ -135,9 +135,23 @@ func (s *Server) run(c *channel) error {
 	return why
 }
 
-// settle is how long a new channel waits for frames of its predecessor to reach the
-// disk. Those that have not by then come again and are ignored.
-const settle = 2 * time.Second
+// settle is how long a Welcome, or a reset, waits for frames on their way to the disk.
+const settle = 10 * time.Second
+
+// drain waits until everything accepted of m is spooled: a Welcome must be exact, for
+// the agent makes again what it does not cover.
+func (m *machine) drain(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, settle, errUnsettled)
+	defer cancel()
+	for !m.drained() {
+		select {
+		case <-time.After(settle / 1000):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
 
 // welcome tells the agent what the relay has. The machine's positions must be known
 // for it: from the spool, else from the vault.
@@ -146,10 +160,11 @@ func (s *Server) welcome(c *channel) *wire.Error {
 		_, remedy := trouble(err)
 		return wire.Refuse(wire.CodeVaultDown, remedy, "where machine %s stands cannot be told now: %v", c.m.id, err)
 	}
-	for end := time.Now().Add(settle); c.kind != wire.Control && !c.m.drained() && time.Now().Before(end) && c.ctx.Err() == nil; {
-		select {
-		case <-c.poked:
-		case <-time.After(settle / 20):
+	// The base channel joins a log that may be running: its own frames are what counts,
+	// and of those none can be under way.
+	if c.kind == wire.Log {
+		if err := c.m.drain(c.ctx); err != nil {
+			return wire.Refuse(wire.CodeBusy, "see the relay's events about its spool", "frames of machine %s wait for the relay's spool: %v", c.m.id, err)
 		}
 	}
 	w := c.m.welcome(s.conf.Build)

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"time"
 
 	"github.com/understudy-dr/understudy/controlplane/relay/spool"
 	"github.com/understudy-dr/understudy/pkg/block"
@@ -111,10 +110,8 @@ func (s *Server) reset(m *machine, st State) error {
 	if ses != nil {
 		ses.end(wire.Refuse(wire.CodeChainGap, "the agent begins a new epoch by itself", "the relay's spool does not continue the vault's history"))
 	}
-	for end := time.Now().Add(settle); !m.drained(); time.Sleep(settle / 20) {
-		if time.Now().After(end) {
-			return errUnsettled
-		}
+	if err := m.drain(s.ctx); err != nil {
+		return err
 	}
 	m.mu.Lock()
 	var out []*spool.Entry

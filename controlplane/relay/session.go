@@ -92,8 +92,9 @@ func (s *session) alive(ctx context.Context) bool {
 }
 
 // admit makes c part of its machine's session. A second instance is refused while the
-// first lives, and takes the place of a dead one; the same instance replaces its own
-// channel.
+// first lives, and takes the place of a dead one. The same instance begins anew with
+// its control channel: whatever was left of its last session is ended first, so that
+// no frame of that one can follow the new one's Welcome.
 func (s *Server) admit(c *channel, hello wire.Hello) *wire.Error {
 	for range 3 {
 		old, refusal := s.contest(c.m, hello)
@@ -101,7 +102,7 @@ func (s *Server) admit(c *channel, hello wire.Hello) *wire.Error {
 			return refusal
 		}
 		if old != nil {
-			old.end(wire.Refuse(wire.CodeReplaced, "", "another instance of the agent has taken over"))
+			old.end(wire.Refuse(wire.CodeReplaced, "", "the agent has connected again"))
 		}
 		if done, wait := s.join(c, hello); done {
 			return nil
@@ -113,12 +114,18 @@ func (s *Server) admit(c *channel, hello wire.Hello) *wire.Error {
 	return wire.Refuse(wire.CodeBusy, "", "machine %s connects from several places at once", c.m.id)
 }
 
-// contest returns the session of another instance that turned out to be dead.
+// contest returns the session that must end before this channel may join: the same
+// instance's last one, or that of another instance which turned out to be dead.
 func (s *Server) contest(m *machine, hello wire.Hello) (*session, *wire.Error) {
 	m.mu.Lock()
 	old := m.session
 	m.mu.Unlock()
-	if old == nil || old.instance == hello.Instance {
+	switch {
+	case old == nil:
+		return nil, nil
+	case old.instance == hello.Instance && hello.Channel == wire.Control:
+		return old, nil
+	case old.instance == hello.Instance:
 		return nil, nil
 	}
 	if !old.alive(s.ctx) {

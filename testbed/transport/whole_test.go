@@ -32,7 +32,7 @@ func TestTheWholeWay(t *testing.T) {
 			}
 			eventually(t, "the agent knows what is committed", func() bool {
 				st := c.Stats()
-				return st.Committed == j.newest() && st.BaseCommits == 5 && st.Transport == by
+				return st.Committed == j.newest() && st.BaseCommitted == 5 && st.Transport == by
 			})
 		})
 	}
