@@ -29,9 +29,6 @@ func (j *Journal) adopt(memory, disk stage, rec *Recovered) {
 	j.state, j.place = rec.State, from.saved.Place
 
 	j.mark = from.Mark
-	if !memory.sameBoot {
-		j.mark.RingPos = 0 // of a kernel that is gone
-	}
 	if items := j.merge(memory, disk); !memory.sameBoot && !rec.Clean && len(items) > 0 {
 		j.mark.Seq = newestRun(items) - 1
 	}
@@ -101,5 +98,8 @@ func (j *Journal) tell(rec *Recovered) {
 	rec.Released, rec.RingPos, rec.Frames = j.mark.Seq, j.mark.RingPos, len(j.items)
 	if n := len(j.items); n > 0 {
 		rec.First, rec.Last, rec.RingPos = j.items[0].First, j.last, j.items[n-1].RingPos
+	}
+	if !rec.SameBoot {
+		rec.RingPos = 0 // of a kernel that is gone
 	}
 }

@@ -33,7 +33,8 @@ var (
 	// ErrFull says that neither stage has room. Nothing was stored: the writes in the
 	// frame are to be taken from the dirty map.
 	ErrFull = errors.New("journal: memory and disk stage are full")
-	// ErrTooLarge says that the frame would not fit into an empty stage either.
+	// ErrTooLarge is an ErrFull that release will not cure: the frame would not fit into
+	// an empty stage either.
 	ErrTooLarge = errors.New("journal: frame larger than either stage")
 	// ErrGap says that no retained frame begins after the number asked for, and none
 	// ever will: what follows it was released, lost, or never was.
@@ -140,7 +141,8 @@ func (j *Journal) store(h frame.Header, raw []byte, ringPos uint64) (item, error
 		j.refused++
 		err = ErrFull
 	case errors.Is(err, hrl.ErrTooLarge):
-		err = fmt.Errorf("%w: %d bytes", ErrTooLarge, len(raw))
+		j.refused++
+		err = fmt.Errorf("%w: %w: %d bytes", ErrFull, ErrTooLarge, len(raw))
 	case err != nil: // the disk failed: for the caller the same as no room
 		j.refused++
 		err = fmt.Errorf("%w: the disk stage %s cannot be written: %w", ErrFull, it.ring.Path(), err)

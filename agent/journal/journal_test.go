@@ -19,9 +19,11 @@ var (
 	base    = time.Unix(1_700_000_000, 0)
 )
 
-// testFrame is a log frame of one record of n bytes that tells its number.
+// testFrame is a log frame of one record of n bytes, rounded up to sectors, that tells
+// its number.
 func testFrame(t testing.TB, seq block.Seq, n int) []byte {
 	t.Helper()
+	n = (n + block.SectorSize - 1) &^ (block.SectorSize - 1)
 	b := frame.NewBuilder(machine)
 	at := base.Add(time.Duration(seq) * time.Second)
 	b.Reset(frame.KindLog, 1, seq, at)
@@ -82,9 +84,17 @@ func mustNext(t testing.TB, j *Journal, seq block.Seq) {
 	if err != nil {
 		t.Fatalf("next after %d: %v", seq-1, err)
 	}
+	checkFrame(t, raw, seq)
+}
+
+func checkFrame(t testing.TB, raw []byte, seq block.Seq) {
+	t.Helper()
 	f, err := frame.Parse(raw)
-	if err != nil || f.First != seq {
-		t.Fatalf("next after %d: %v, frame %+v", seq-1, err, f)
+	if err != nil {
+		t.Fatalf("frame %d: %v", seq, err)
+	}
+	if f.First != seq || f.At(0).Off != int64(seq)*block.SectorSize {
+		t.Fatalf("frame %d wanted, %d found", seq, f.First)
 	}
 }
 

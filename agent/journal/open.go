@@ -38,6 +38,8 @@ type Options struct {
 	SpillPath  string
 	SpillBytes int64 // no disk stage if zero
 	Log        *slog.Logger
+
+	boot bootID // in tests; the machine's if zero
 }
 
 // Recovered is what Open found.
@@ -60,7 +62,7 @@ type Recovered struct {
 	First, Last block.Seq // retained frames; zero if none
 	Frames      int
 	// RingPos is the capture position after Last, or after Released where nothing is
-	// retained; zero if that is not known. It means something only if SameBoot.
+	// retained; zero if that is not known, as after a reboot.
 	RingPos uint64
 	// Damage says what was lost, if anything, in words for the operator.
 	Damage []string
@@ -71,13 +73,11 @@ type Recovered struct {
 // path holds something else, hrl.ErrOlder and hrl.ErrNewer that another version of the
 // agent left frames there: neither is touched.
 func Open(o Options) (*Journal, Recovered, error) {
-	if o.MemoryBytes == 0 {
-		o.MemoryBytes = DefaultMemory
-	}
+	o = o.withDefaults()
 	if err := prepare(o); err != nil {
 		return nil, Recovered{}, err
 	}
-	j := &Journal{log: o.Log, boot: thisBoot(), more: make(chan struct{})}
+	j := &Journal{log: o.Log, boot: o.boot, more: make(chan struct{})}
 	var rec Recovered
 	memory, err := j.openStage(hrl.Memory, filepath.Join(o.MemoryDir, memoryFile), o.MemoryBytes, &rec)
 	if err != nil {
@@ -95,6 +95,16 @@ func Open(o Options) (*Journal, Recovered, error) {
 	j.locate(&rec)
 	j.report(rec)
 	return j, rec, nil
+}
+
+func (o Options) withDefaults() Options {
+	if o.MemoryBytes == 0 {
+		o.MemoryBytes = DefaultMemory
+	}
+	if o.boot == (bootID{}) {
+		o.boot = thisBoot()
+	}
+	return o
 }
 
 // prepare makes the directories and refuses places that cannot work.

@@ -8,33 +8,20 @@ import (
 	"time"
 
 	"github.com/understudy-dr/understudy/pkg/block"
-	"github.com/understudy-dr/understudy/pkg/frame"
 	"github.com/understudy-dr/understudy/pkg/hrl"
 )
 
 // ErrNoDiskStage says that nothing can be kept for after a reboot.
 var ErrNoDiskStage = errors.New("journal: no disk stage configured, the state does not survive a reboot")
 
-// EpochState says how far an epoch has come.
-type EpochState string
-
-// The states of an epoch.
-const (
-	EpochBase   EpochState = "base"   // blocks in doubt are being read
-	EpochSteady EpochState = "steady" // the base is complete
-)
-
 // State is what the agent remembers of itself.
 type State struct {
-	Machine    block.MachineID `json:"machine,omitzero"`
-	Epoch      block.Epoch     `json:"epoch"`
-	EpochState EpochState      `json:"epochState,omitempty"`
-	Reason     frame.Reason    `json:"reason,omitempty"` // why the epoch began
-	LastSeq    block.Seq       `json:"lastSeq"`          // when this was saved; the journal may hold newer frames
-	Spooled    block.Seq       `json:"spooled"`
-	Committed  block.Seq       `json:"committed"`
-	BaseFrames uint64          `json:"baseFrames,omitempty"` // sent in this epoch
-	BaseCursor json.RawMessage `json:"baseCursor,omitempty"` // the resync's own
+	Machine   block.MachineID `json:"machine,omitzero"`
+	Epoch     block.Epoch     `json:"epoch"`
+	LastSeq   block.Seq       `json:"lastSeq"` // when this was saved; the journal may hold newer frames
+	Spooled   block.Seq       `json:"spooled"`
+	Committed block.Seq       `json:"committed"`
+	Log       json.RawMessage `json:"log,omitempty"` // the pipeline's own
 	// Dirty is what is in doubt if nothing but this state is left, by disk. SaveDurable
 	// rounds it outwards where it is too long.
 	Dirty     map[block.DiskID][]block.Extent `json:"dirty,omitempty"`

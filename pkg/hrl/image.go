@@ -86,8 +86,8 @@ func (im *Image) State(slot int) (StateHeader, []byte, error) {
 	return h, append([]byte(nil), content...), nil
 }
 
-// newestAnchor is the valid anchor with the higher serial.
-func (im *Image) newestAnchor() (Anchor, error) {
+// NewestAnchor is the valid anchor with the higher serial.
+func (im *Image) NewestAnchor() (Anchor, error) {
 	a, errA := im.Anchor(0)
 	b, errB := im.Anchor(1)
 	switch {

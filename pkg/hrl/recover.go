@@ -41,7 +41,7 @@ func Open(path string, boot [16]byte) (*Ring, Found, error) {
 // recover follows the steps in README.md.
 func (r *Ring) recover(boot [16]byte) (Found, error) {
 	im := &Image{Header: r.Header, s: r.store}
-	a, err := im.newestAnchor()
+	a, err := im.NewestAnchor()
 	if err != nil {
 		return Found{}, fmt.Errorf("%s: %w: %w", r.path, ErrChecksum, err)
 	}
