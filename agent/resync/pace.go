@@ -29,9 +29,10 @@ const (
 	calmEvery  = 10 * time.Second
 	calmSettle = 50 * time.Millisecond
 	calmRetry  = time.Second // if the pause showed nothing of what goes on now
-	// So many harmed ticks more than others, and the normal is measured at once: perhaps
-	// it is not our reads that others wait for.
+	// So many harmed ticks more than others, and the normal is measured before its time:
+	// perhaps it is not our reads that others wait for.
 	harmsDoubted = 3
+	calmDoubted  = 4 * time.Second
 	// Somebody suffers from calm·paceHarm + paceSlack on. The slack is for the clock's
 	// and the scheduler's noise on disks that answer in less than that.
 	paceHarm  = 1.25
@@ -227,8 +228,9 @@ func (p *pacer) step(ctx context.Context, w window) {
 	} else if calm := p.calm[k]; calm > 0 {
 		p.judge(w.wait[k], calm, own)
 	}
-	since := time.Since(p.calmAt)
-	if since > calmEvery || p.harms >= harmsDoubted || k != idle && p.calm[k] == 0 && since > calmRetry {
+	if since := time.Since(p.calmAt); since > calmEvery ||
+		since > calmDoubted && p.harms >= harmsDoubted ||
+		since > calmRetry && k != idle && p.calm[k] == 0 {
 		p.measureCalm(ctx)
 	}
 }
