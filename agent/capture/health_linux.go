@@ -1,0 +1,99 @@
+package capture
+
+import (
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/understudy-dr/understudy/pkg/block"
+)
+
+// Health looks for what the programs cannot see themselves: skipped runs, devices
+// that went or changed, bytes issued that were never submitted. What it finds is
+// a loss from then on, and Poll reports it.
+func (s *source) Health() (Health, error) {
+	unlock, err := s.hold()
+	if err != nil {
+		return Health{}, err
+	}
+	defer unlock()
+	s.consume.Lock()
+	err = s.checkMisses()
+	s.consume.Unlock()
+	if err != nil {
+		return Health{}, err
+	}
+	h := Health{RingBytes: s.ring.size(), RingUsed: s.ring.producer() - s.ring.consumer()}
+	if h.RecursionMisses, err = s.misses(); err != nil {
+		return Health{}, err
+	}
+	for _, t := range s.tracked {
+		d, err := s.diskHealth(t)
+		if err != nil {
+			return Health{}, err
+		}
+		h.Disks = append(h.Disks, d)
+	}
+	slices.SortFunc(h.Disks, func(a, b DiskHealth) int { return strings.Compare(a.Disk.String(), b.Disk.String()) })
+	h.Losses = s.losses()
+	h.Armed = s.armed() != 0 && !s.broken()
+	return h, nil
+}
+
+// losses since arming, the most telling first.
+func (s *source) losses() []Loss {
+	var places []int
+	for i := range causes {
+		if atomic.LoadUint64(&s.state.Causes[i]) != s.state.CausesArmed[i] {
+			places = append(places, i)
+		}
+	}
+	slices.SortStableFunc(places, func(a, b int) int { return causes[a].rank - causes[b].rank })
+	var losses []Loss
+	for _, i := range places {
+		losses = append(losses, Loss{
+			Reason: causes[i].reason,
+			Cause:  causes[i].text,
+			Count:  atomic.LoadUint64(&s.state.Causes[i]) - s.state.CausesArmed[i],
+		})
+	}
+	return losses
+}
+
+func (s *source) diskHealth(t *tracked) (DiskHealth, error) {
+	h := DiskHealth{Disk: t.ID, Suspect: s.suspect(t)}
+	now, err := numbered(t.Major, t.Minor)
+	h.Gone = err != nil || now.Sequence != t.Sequence
+	if err == nil {
+		h.Size = now.Size
+	}
+	h.Resized = !h.Gone && h.Size != t.Size
+	// Said once: the doubt stays until the disk is untracked or forgotten.
+	switch {
+	case h.Gone && !h.Suspect:
+		s.lose(causeChanged, t.slot)
+	case h.Resized && !h.Suspect:
+		s.lose(causeResized, t.slot)
+	}
+	if h.Audit, err = s.audit(t); err != nil {
+		return h, err
+	}
+	c, err := s.counted(t.slot)
+	h.Submitted, h.Issued = c.Submitted, c.Issued
+	return h, err
+}
+
+// numbered describes the device that bears a number now, without its name.
+func numbered(major, minor uint32) (Disk, error) {
+	name, err := kernelName(major, minor)
+	if err != nil {
+		return Disk{}, err
+	}
+	var d Disk
+	sectors, err := sysInt(name, "size")
+	d.Size = sectors * block.SectorSize
+	if n, err := sysInt(name, "diskseq"); err == nil {
+		d.Sequence = uint64(n)
+	}
+	return d, err
+}

@@ -1,0 +1,311 @@
+package capture
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/understudy-dr/understudy/agent/capture/bpf"
+	"github.com/understudy-dr/understudy/pkg/block"
+)
+
+// Defaults of Options.
+const (
+	defaultInstance  = "agent"
+	defaultBPFFS     = "/sys/fs/bpf"
+	defaultRingBytes = 64 << 20
+	minRingBytes     = 64 << 10
+	maxRingBytes     = 1 << 30
+)
+
+// source is the capture of this kernel.
+type source struct {
+	log  *slog.Logger
+	dir  string   // of the pins
+	lock *os.File // held as long as the source is open
+	spec *ebpf.CollectionSpec
+	*objects
+	*shared
+
+	// control orders everything but the consumption of the ring.
+	control sync.Mutex
+	tracked map[block.DiskID]*tracked
+	audits  map[block.DiskID]*audit
+	closed  bool
+
+	// consume guards the ring. Taken after control, where both are.
+	consume sync.Mutex
+	ring    *ring
+	open    openBios
+	slots   atomic.Pointer[[maxDisks]*tracked]
+}
+
+// tracked is a disk in its slot.
+type tracked struct {
+	Disk
+	slot  uint32
+	dirty *dirtyMap
+}
+
+// Open finds the capture that an earlier process left in the kernel under the same
+// instance, or begins one. ErrBusy, ErrUnsupported.
+func Open(o Options) (Source, Resume, error) {
+	if err := o.complete(); err != nil {
+		return nil, Resume{}, err
+	}
+	if err := mountBPFFS(o.BPFFS); err != nil {
+		return nil, Resume{}, err
+	}
+	spec, err := bpf.LoadCapture()
+	if err != nil {
+		return nil, Resume{}, err
+	}
+	s := &source{log: o.Log, spec: spec, dir: filepath.Join(o.BPFFS, "understudy", o.Instance), tracked: map[block.DiskID]*tracked{}, audits: map[block.DiskID]*audit{}}
+	if s.lock, err = lockDir(s.dir); err != nil {
+		return nil, Resume{}, err
+	}
+	r, err := s.resumeOrStart(o)
+	if err != nil {
+		s.release()
+		return nil, Resume{}, err
+	}
+	return s, r, nil
+}
+
+func (o *Options) complete() error {
+	o.Instance = cmp.Or(o.Instance, defaultInstance)
+	o.BPFFS = cmp.Or(o.BPFFS, defaultBPFFS)
+	o.RingBytes = cmp.Or(o.RingBytes, defaultRingBytes)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if n := o.RingBytes; n < minRingBytes || n > maxRingBytes || n&(n-1) != 0 {
+		return fmt.Errorf("capture: a ring of %d bytes: want a power of two from %d to %d", n, minRingBytes, maxRingBytes)
+	}
+	if strings.ContainsAny(o.Instance, "./") {
+		return fmt.Errorf("capture: instance %q: the BPF file system allows no dot or slash in a name", o.Instance)
+	}
+	return nil
+}
+
+// lockDir makes the directory and takes it for this process.
+func lockDir(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("capture: making room for pins: %w", err)
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("capture: locking %s: %w", dir, err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("%w: %s; end the other agent, or give this one another instance", ErrBusy, dir)
+	}
+	return f, nil
+}
+
+func (s *source) resumeOrStart(o Options) (Resume, error) {
+	objects, err := loadPins(s.dir)
+	if err == nil {
+		if err = checkLayout(s.spec, objects); err != nil {
+			objects.close()
+		}
+	}
+	if err == nil {
+		s.objects = objects
+		if err = s.adopt(); err == nil {
+			s.log.Info("capture resumed", "pins", s.dir, "disks", len(s.tracked), "unread_bytes", s.ring.producer()-s.ring.consumer())
+			return Resume{Intact: true}, nil
+		}
+		s.letGo()
+	}
+	var r Resume
+	if err != errNoPins {
+		r.Detail = err.Error()
+		s.log.Warn("capture begins anew", "pins", s.dir, "cause", err)
+	}
+	return r, s.start(o)
+}
+
+// start loads, attaches and pins everything anew.
+func (s *source) start(o Options) error {
+	if err := unpin(filepath.Join(s.dir, "live")); err != nil {
+		return err
+	}
+	k, err := inspectKernel()
+	if err != nil {
+		return err
+	}
+	if s.objects, err = loadObjects(s.spec, k, o.RingBytes); err != nil {
+		return err
+	}
+	if s.shared, err = openShared(s.maps); err != nil {
+		return err
+	}
+	s.state.RingId = rand.Uint64()
+	if k.atomicOr {
+		s.state.Bits = 1
+	}
+	if s.ring, err = openRing(s.maps["ring"]); err != nil {
+		return err
+	}
+	s.slots.Store(&[maxDisks]*tracked{})
+	if err := s.attach(); err != nil {
+		return err
+	}
+	if err := s.pin(s.dir); err != nil {
+		return err
+	}
+	s.log.Info("capture started", "pins", s.dir, "kernel", k.release, "hook", k.hooks.submit, "ring_bytes", o.RingBytes)
+	return nil
+}
+
+// adopt maps what was pinned.
+func (s *source) adopt() (err error) {
+	if s.shared, err = openShared(s.maps); err != nil {
+		return err
+	}
+	if s.ring, err = openRing(s.maps["ring"]); err != nil {
+		return err
+	}
+	return s.adoptDisks()
+}
+
+// letGo unmaps and closes everything but the lock. What is pinned stays.
+func (s *source) letGo() {
+	for _, t := range s.tracked {
+		t.dirty.close()
+	}
+	clear(s.tracked)
+	if s.ring != nil {
+		s.ring.close()
+		s.ring = nil
+	}
+	if s.shared != nil {
+		s.shared.close()
+		s.shared = nil
+	}
+	if s.objects != nil {
+		s.objects.close()
+		s.objects = nil
+	}
+}
+
+func (s *source) release() {
+	s.letGo()
+	_ = s.lock.Close()
+}
+
+// settle returns when no program runs any more that began before the call.
+func (s *source) settle() error {
+	return settle(s.maps["dirty"], innerOf(s.spec, bpf.CaptureMapDirty))
+}
+
+// hold takes control of an open source.
+func (s *source) hold() (unlock func(), err error) {
+	s.control.Lock()
+	if s.closed {
+		s.control.Unlock()
+		return nil, ErrClosed
+	}
+	return s.control.Unlock, nil
+}
+
+func (s *source) disk(id block.DiskID) (*tracked, error) {
+	if t := s.tracked[id]; t != nil {
+		return t, nil
+	}
+	return nil, fmt.Errorf("%w: %v", ErrNotTracked, id)
+}
+
+func (s *source) Disks() []Disk {
+	s.control.Lock()
+	defer s.control.Unlock()
+	disks := make([]Disk, 0, len(s.tracked))
+	for _, t := range s.tracked {
+		disks = append(disks, t.Disk)
+	}
+	slices.SortFunc(disks, func(a, b Disk) int { return strings.Compare(a.Name, b.Name) })
+	return disks
+}
+
+func (s *source) Arm(ctx context.Context) (Armed, error) {
+	unlock, err := s.hold()
+	if err != nil {
+		return Armed{}, err
+	}
+	defer unlock()
+	s.consume.Lock()
+	defer s.consume.Unlock()
+	s.disarm()
+	if err := s.settle(); err != nil { // nobody writes to the ring any more
+		return Armed{}, err
+	}
+	pos := s.ring.drop()
+	s.open = openBios{}
+	misses, err := s.misses()
+	if err != nil {
+		return Armed{}, err
+	}
+	atomic.StoreUint64(&s.state.Misses, misses)
+	a := Armed{Generation: s.arm(), Ring: s.state.RingId, Pos: pos}
+	s.log.InfoContext(ctx, "capture armed", "generation", a.Generation, "position", pos)
+	return a, nil
+}
+
+func (s *source) Armed() (Armed, bool) {
+	s.control.Lock()
+	defer s.control.Unlock()
+	if s.closed || s.armed() == 0 {
+		return Armed{}, false
+	}
+	return Armed{Generation: s.armed(), Ring: s.state.RingId, Pos: s.ring.consumer()}, !s.broken()
+}
+
+func (s *source) Disarm() error {
+	unlock, err := s.hold()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	s.disarm()
+	return s.settle()
+}
+
+func (s *source) Close() error {
+	unlock, err := s.hold()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	s.consume.Lock()
+	defer s.consume.Unlock()
+	s.closed = true
+	s.release()
+	return nil
+}
+
+func (s *source) Remove() error {
+	unlock, err := s.hold()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	s.consume.Lock()
+	defer s.consume.Unlock()
+	s.closed = true
+	err = unpin(s.dir)
+	s.release()
+	return err
+}

@@ -1,0 +1,22 @@
+//go:build !linux
+
+package capture
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+)
+
+func unsupported() error {
+	return fmt.Errorf("%w: capture by eBPF needs Linux, this is %s", ErrUnsupported, runtime.GOOS)
+}
+
+// Open is not supported on this system.
+func Open(Options) (Source, Resume, error) { return nil, Resume{}, unsupported() }
+
+// Discover is not supported on this system.
+func Discover(context.Context) ([]Disk, error) { return nil, unsupported() }
+
+// Resolve is not supported on this system.
+func Resolve(string) (Disk, error) { return Disk{}, unsupported() }
