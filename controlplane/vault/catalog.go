@@ -3,6 +3,7 @@ package vault
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/understudy-dr/understudy/controlplane/vault/sealed"
@@ -57,10 +58,7 @@ type baseRef struct {
 
 func newCatalog(id block.MachineID, m *manifest) *catalog {
 	c := &catalog{machine: id, manifest: m, epochs: slices.Clone(m.Epochs)}
-	if n := len(m.Runs); n > 0 {
-		r := m.Runs[n-1]
-		c.last = boundary{pos: r.End, closed: r.Closed, kind: r.Point}
-	}
+	c.last = boundary{pos: m.Log, closed: m.Closed}
 	return c
 }
 
@@ -97,7 +95,7 @@ func (c *catalog) withLog(key string, size int64, frames []*frame.Frame) (*catal
 	next := *c
 	ref := logRef{key: key, first: frames[0].First, last: frames[len(frames)-1].Last, size: size}
 	for _, f := range frames {
-		if f.Last <= c.manifest.Through.Seq {
+		if f.Last <= c.manifest.Log.Seq {
 			continue // already in a run: thinning ended inside this object
 		}
 		if err := next.addFrame(f); err != nil {
@@ -186,11 +184,11 @@ func (c *catalog) committedBase(e block.Epoch) uint64 {
 // withBase is the catalog after one more base object of an epoch. It fails, and
 // changes nothing, if the frames do not continue the epoch's numbering.
 func (c *catalog) withBase(e block.Epoch, key string, frames []*frame.Frame) (*catalog, error) {
-	if facts := c.epoch(e); e <= c.manifest.Through.Epoch && (facts == nil || facts.merged) {
+	if c.manifest.holdsBase(e, math.MaxUint64) {
 		return nil, fmt.Errorf("%w: base frames of epoch %d of machine %s come after the epoch was thinned", ErrContinuity, e, c.machine)
 	}
 	expected := c.committedBase(e) + 1
-	ref := baseRef{key: key, first: uint64(frames[0].First)}
+	ref := baseRef{key: key, first: uint64(frames[0].First), last: uint64(frames[len(frames)-1].First)}
 	for _, f := range frames {
 		if f.Machine != c.machine || f.Kind != frame.KindBase || f.Epoch != e || uint64(f.First) != expected {
 			return nil, fmt.Errorf("%w: %s frame %d of epoch %d of machine %s, expected base frame %d of epoch %d of machine %s",
@@ -198,54 +196,65 @@ func (c *catalog) withBase(e block.Epoch, key string, frames []*frame.Frame) (*c
 		}
 		expected++
 	}
-	ref.last = expected - 1
 	next := *c
 	edit := next.edit(e)
 	edit.base, edit.Committed = append(edit.base, ref), ref.last
 	return &next, nil
 }
 
-// layer is an object of a history, or the part of it that a position sees.
+// layer is an object of a history, or the part of it between two cuts.
 type layer struct {
 	key         string
 	kind        sealed.Kind
 	run         *runObject  // for objects of runs: where their extents lie
-	epoch       block.Epoch // for log objects: only frames of this epoch…
-	after, upto block.Seq   // …with after < First and Last <= upto
+	epoch       block.Epoch // otherwise only frames of this epoch…
+	after, upto uint64      // …with a First greater than after and a Last up to upto
 }
 
-// layers are the objects that a position sees, the oldest first: the history is one
-// line of runs, then for each epoch its base and its log. A position sees the line up
-// to itself.
+// holds reports whether a frame of the object belongs to the layer.
+func (l layer) holds(h frame.Header) bool {
+	return l.run != nil || h.Epoch == l.epoch && uint64(h.First) > l.after && uint64(h.Last) <= l.upto
+}
+
+// layers are the objects that a position sees, the oldest first.
 func (c *catalog) layers(p block.Position) []layer {
-	return c.layersBetween(block.Position{}, p)
+	var out []layer
+	end := at(p)
+	for i := range c.manifest.Runs {
+		if r := &c.manifest.Runs[i]; r.End.compare(end) <= 0 {
+			out = append(out, r.layers()...)
+		}
+	}
+	return append(out, c.tail(end)...)
 }
 
-// layersBetween are the layers of the history behind one position up to another. Base
-// frames of an epoch lie behind the end of the epoch before it.
-func (c *catalog) layersBetween(from, to block.Position) []layer {
+func (r *run) layers() []layer {
+	out := make([]layer, len(r.Objects))
+	for i := range r.Objects {
+		out[i] = layer{key: r.Objects[i].Key, kind: sealed.KindRun, run: &r.Objects[i]}
+	}
+	return out
+}
+
+// tail are the objects behind the runs up to a cut, in the order of the line: for
+// each epoch its base, then its log.
+func (c *catalog) tail(end cut) []layer {
 	var out []layer
-	for i := range c.manifest.Runs {
-		r := &c.manifest.Runs[i]
-		if !from.Before(r.End) || to.Before(r.End) {
-			continue
-		}
-		for j := range r.Objects {
-			out = append(out, layer{key: r.Objects[j].Key, kind: sealed.KindRun, run: &r.Objects[j]})
-		}
-	}
-	if !c.manifest.Through.Before(to) {
-		return out
-	}
-	after := max(from.Seq, c.manifest.Through.Seq)
-	logs := c.logs
+	logs, from := c.logs, c.manifest.Through
 	for _, e := range c.epochs {
-		if e.Begin == 0 || e.Epoch > to.Epoch {
+		if e.Begin == 0 && e.Epoch != end.Epoch || e.Epoch > end.Epoch {
 			continue
 		}
-		if e.Epoch > from.Epoch {
-			for _, b := range e.base {
-				out = append(out, layer{key: b.key, kind: sealed.KindBase})
+		base := layer{kind: sealed.KindBase, epoch: e.Epoch, upto: math.MaxUint64}
+		if e.Epoch == from.Epoch {
+			base.after = from.Base
+		}
+		if e.Epoch == end.Epoch {
+			base.upto = end.Base
+		}
+		for _, b := range e.base {
+			if base.key = b.key; b.last > base.after && b.first <= base.upto {
+				out = append(out, base)
 			}
 		}
 		for len(logs) > 0 && logs[0].lastEpoch() < e.Epoch {
@@ -253,11 +262,11 @@ func (c *catalog) layersBetween(from, to block.Position) []layer {
 		}
 		for _, l := range logs {
 			for _, p := range l.parts {
-				if p.epoch == e.Epoch && p.last > after && p.first <= to.Seq {
-					out = append(out, layer{key: l.key, kind: sealed.KindLog, epoch: e.Epoch, after: after, upto: to.Seq})
+				if p.epoch == e.Epoch && p.first <= end.Seq {
+					out = append(out, layer{key: l.key, kind: sealed.KindLog, epoch: e.Epoch, after: uint64(from.Seq), upto: uint64(end.Seq)})
 				}
 			}
-			if l.lastEpoch() > e.Epoch || l.first > to.Seq {
+			if l.lastEpoch() > e.Epoch || l.first > end.Seq {
 				break
 			}
 		}

@@ -26,9 +26,14 @@ func (o *object) size() int64 { return o.header.Size() }
 
 // fetcher reads the sealed objects of one machine.
 type fetcher struct {
-	v   *Vault
-	id  block.MachineID
-	key sealed.Key
+	v        *Vault
+	id       block.MachineID
+	key      sealed.Key
+	payloads *cache[unit, []byte]
+}
+
+func (v *Vault) fetcher(id block.MachineID, key sealed.Key) *fetcher {
+	return &fetcher{v: v, id: id, key: key, payloads: v.payloads}
 }
 
 // ID is the machine's identity.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -95,7 +96,7 @@ func (m *Machine) damaged(name, affected string, err error) *DamageError {
 
 // loadLogs follows the log chain from the manifest's end on.
 func (m *Machine) loadLogs(ctx context.Context, c *catalog) (*catalog, error) {
-	names, err := m.logNames(ctx, c.manifest.Through.Seq)
+	names, err := m.logNames(ctx, c.manifest.Log.Seq)
 	if err != nil {
 		return nil, err
 	}
@@ -211,7 +212,7 @@ func (m *Machine) baseNames(ctx context.Context, c *catalog) (map[block.Epoch][]
 	prefix := basePrefix(m.id)
 	names := make(map[block.Epoch][]string)
 	for _, e := range c.epochs {
-		if !e.merged {
+		if !c.manifest.holdsBase(e.Epoch, math.MaxUint64) {
 			names[e.Epoch] = nil
 		}
 	}
@@ -223,8 +224,8 @@ func (m *Machine) baseNames(ctx context.Context, c *catalog) (map[block.Epoch][]
 		if err != nil {
 			return nil, err
 		}
-		e := block.Epoch(n[0])
-		if facts := c.epoch(e); e > c.manifest.Through.Epoch || facts != nil && !facts.merged {
+		// Thinning ends between base objects, so one is either in the runs or not.
+		if e := block.Epoch(n[0]); !c.manifest.holdsBase(e, n[1]) {
 			names[e] = append(names[e], info.Key)
 		}
 	}
@@ -322,7 +323,7 @@ func (m *Machine) catchUp(ctx context.Context, c *catalog) (*catalog, error) {
 		return nil, err
 	}
 	for _, e := range c.epochs {
-		if !e.merged && (e.Complete == 0 || e.Committed < e.BaseFrames) {
+		if !c.manifest.holdsBase(e.Epoch, math.MaxUint64) && (e.Complete == 0 || e.Committed < e.BaseFrames) {
 			if c, err = m.probeBases(ctx, c, e.Epoch, ""); err != nil {
 				return nil, err
 			}

@@ -16,6 +16,8 @@ import (
 type Machine struct {
 	fetcher
 
+	thinning sync.Mutex // one thinning at a time; held over I/O
+
 	load sync.Mutex // one load or change at a time; held over I/O
 	mu   sync.Mutex // guards what follows; never held over I/O
 	cat  *catalog   // nil until loaded
@@ -34,7 +36,7 @@ func (v *Vault) Machine(ctx context.Context, id block.MachineID) (*Machine, erro
 	if err != nil {
 		return nil, err
 	}
-	return v.known(id, &fetcher{v: v, id: id, key: key}), nil
+	return v.known(id, v.fetcher(id, key)), nil
 }
 
 // known is the machine's one Machine in this process, made if a fetcher is given.
@@ -60,6 +62,12 @@ func (m *Machine) publish(c *catalog) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.cat = c
+}
+
+func (m *Machine) setWriting(lease uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.writing = lease
 }
 
 // snapshot is the machine's history as of now.

@@ -1,8 +1,10 @@
 package vault
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/understudy-dr/understudy/pkg/block"
@@ -18,20 +20,51 @@ type manifest struct {
 	Version    int             `json:"version"`
 	Machine    block.MachineID `json:"machine"`
 	Generation uint64          `json:"generation"`
-	// Through is the end of the newest run. Log frames up to it and base frames of
-	// epochs up to its epoch are in the runs; whatever objects hold them are garbage.
-	Through block.Position `json:"through"`
-	Epochs  []*Epoch       `json:"epochs"` // those that lie in the runs, wholly or in part
-	Runs    []run          `json:"runs"`   // oldest first; the first is the base
+	// Through is the end of the newest run. What lies before it in the line is in the
+	// runs; whatever other objects hold of it is garbage.
+	Through cut `json:"through"`
+	// Log is the last log frame in the runs, Closed its closing time (Unix ns).
+	Log    block.Position `json:"log"`
+	Closed int64          `json:"closed"`
+	Epochs []*Epoch       `json:"epochs"` // those that lie in the runs, wholly or in part
+	Runs   []run          `json:"runs"`   // oldest first
+}
+
+// cut is a place in a machine's line of history: for each epoch first its base
+// frames, then its log. Up to the cut lie all earlier epochs, log frames of Epoch up
+// to Seq, and base frames of Epoch up to Base; once Seq has come to the log of Epoch,
+// that is all its base frames.
+type cut struct {
+	Epoch block.Epoch `json:"epoch"`
+	Seq   block.Seq   `json:"seq"`
+	Base  uint64      `json:"base"`
+}
+
+// at is the cut behind a log position.
+func at(p block.Position) cut { return cut{p.Epoch, p.Seq, math.MaxUint64} }
+
+func (c cut) compare(o cut) int {
+	return cmp.Or(cmp.Compare(c.Epoch, o.Epoch), cmp.Compare(c.Seq, o.Seq), cmp.Compare(c.Base, o.Base))
 }
 
 // run is the merged outcome of everything behind the run before it, up to End.
 type run struct {
-	End     block.Position `json:"end"`
-	Closed  int64          `json:"closed"` // of the last frame merged, Unix ns
-	Point   PointKind      `json:"point,omitempty"`
-	Name    string         `json:"name,omitempty"`
-	Objects []runObject    `json:"objects,omitempty"` // by disk and offset, disjoint
+	End     cut         `json:"end"`
+	Closed  int64       `json:"closed"`          // of the last log frame before End, Unix ns
+	Point   PointKind   `json:"point,omitempty"` // set if End is a recovery point
+	Name    string      `json:"name,omitempty"`
+	Objects []runObject `json:"objects,omitempty"` // by disk and offset, disjoint
+}
+
+// position is where the run ends in the log. Only a point's has a meaning.
+func (r *run) position() block.Position { return block.Position{Epoch: r.End.Epoch, Seq: r.End.Seq} }
+
+// size is what the run's objects occupy on the store.
+func (r *run) size() (n int64) {
+	for _, o := range r.Objects {
+		n += o.Size
+	}
+	return n
 }
 
 // runObject is one object of a run and the stretch all its extents lie in.
@@ -68,8 +101,7 @@ type Epoch struct {
 	// Committed is how many base frames the vault has, without a gap from 1.
 	Committed uint64 `json:"committed"`
 
-	base   []baseRef // committed base objects that are not in a run, ascending
-	merged bool      // base frames lie in a run
+	base []baseRef // committed base objects that are not in a run, ascending
 }
 
 // offers reports whether a frame boundary of this epoch is a recovery point.
@@ -93,20 +125,20 @@ func parseManifest(b []byte) (*manifest, error) {
 }
 
 func (m *manifest) validate() error {
-	var last block.Position
+	var last cut
 	for _, r := range m.Runs {
-		if !last.Before(r.End) {
-			return fmt.Errorf("vault: malformed manifest: run %v behind %v", r.End, last)
+		if last.compare(r.End) >= 0 {
+			return fmt.Errorf("vault: malformed manifest: run to %v behind %v", r.End, last)
 		}
 		last = r.End
 		for _, o := range r.Objects {
 			if o.Key == "" || o.From < 0 || o.FromDisk.IsZero() || o.ToDisk.IsZero() {
-				return fmt.Errorf("vault: malformed manifest: object %q of run %v", o.Key, r.End)
+				return fmt.Errorf("vault: malformed manifest: object %q of the run to %v", o.Key, r.End)
 			}
 		}
 	}
-	if last != m.Through {
-		return fmt.Errorf("vault: malformed manifest: runs end at %v, not %v", last, m.Through)
+	if last != m.Through || m.Log.Seq != m.Through.Seq || m.Log.Epoch > m.Through.Epoch {
+		return fmt.Errorf("vault: malformed manifest: runs end at %v, not %v with log %v", last, m.Through, m.Log)
 	}
 	var before block.Epoch
 	for _, e := range m.Epochs {
@@ -114,10 +146,14 @@ func (m *manifest) validate() error {
 			return fmt.Errorf("vault: malformed manifest: epochs out of order behind %d", before)
 		}
 		before = e.Epoch
-		e.merged = true
 	}
 	if before != m.Through.Epoch {
 		return fmt.Errorf("vault: malformed manifest: facts up to epoch %d, runs up to %d", before, m.Through.Epoch)
 	}
 	return nil
+}
+
+// holdsBase reports whether the runs hold this base frame, or its epoch is closed.
+func (m *manifest) holdsBase(e block.Epoch, n uint64) bool {
+	return e < m.Through.Epoch || e == m.Through.Epoch && (m.Log.Epoch == e || n <= m.Through.Base)
 }

@@ -16,14 +16,13 @@ import (
 type mapper struct {
 	*fetcher
 	layers []layer // oldest first
-	limit  int     // segments to hold at most
 }
 
-// window maps the largest stretch around off that fits the limit: the whole disk, or
-// the half, quarter… of it that off lies in. Halving while the layers are read costs
-// no second pass, and every reader of a view arrives at the same stretches.
-func (m *mapper) window(ctx context.Context, d Disk, off int64) (*window, error) {
-	w := &window{disk: d.ID, off: 0, end: d.Size}
+// window maps the largest part around off of a stretch that fits the limit: all of it,
+// or the half, quarter… of it that off lies in. Halving while the layers are read
+// costs no second pass, and every reader of a view arrives at the same windows.
+func (m *mapper) window(ctx context.Context, disk block.DiskID, stretch block.Extent, off int64) (*window, error) {
+	w := &window{disk: disk, off: stretch.Off, end: stretch.End()}
 	var stack segment.Stack
 	layers := m.layers
 	for len(layers) > 0 {
@@ -34,7 +33,7 @@ func (m *mapper) window(ctx context.Context, d Disk, off int64) (*window, error)
 		}
 		for i, l := range slices.Backward(layers[n:]) {
 			stack.Push(w.add(batch[i], l))
-			for stack.Count() > m.limit && w.end-w.off > minWindow {
+			for stack.Count() > m.v.limits.segments && w.end-w.off > m.v.limits.minWindow {
 				w.halve(off)
 				stack.Clip(w.off, w.end)
 			}
@@ -78,7 +77,7 @@ func compareDisks(a, b block.DiskID) int { return bytes.Compare(a[:], b[:]) }
 func (w *window) add(o frames, l layer) segment.List {
 	var records []segment.Segment
 	for _, h := range o.heads {
-		if l.epoch != 0 && (h.Epoch != l.epoch || h.First <= l.after || h.Last > l.upto) {
+		if !l.holds(h.Header) {
 			continue
 		}
 		src := int32(-1)

@@ -67,6 +67,10 @@ func (m *metrics) stored(kind sealed.Kind, size int) {
 	m.objects.WithLabelValues(kind.String()).Inc()
 }
 
+func (m *metrics) thinned(d time.Duration, err error) {
+	m.thinnings.WithLabelValues(outcome(err)).Observe(d.Seconds())
+}
+
 func hostname() string {
 	name, err := os.Hostname()
 	if err != nil {

@@ -36,7 +36,7 @@ func (f *fetcher) readPayload(ctx context.Context, s source, p []byte, off int64
 	if s.codec == frame.CodecRaw {
 		return f.readData(ctx, s.object, p, s.dataOff+off)
 	}
-	raw, err := f.v.payloads.get(ctx, unit{s.key, s.dataOff, true}, func() ([]byte, int64, error) {
+	raw, err := f.payloads.get(ctx, unit{s.key, s.dataOff, true}, func() ([]byte, int64, error) {
 		raw, err := f.unpack(ctx, s)
 		return raw, int64(len(raw)), err
 	})
@@ -84,7 +84,7 @@ func (o frames) at(dataOff int64) (head, error) {
 // where there are any at the head, and the rest by one ranged get.
 func (f *fetcher) readData(ctx context.Context, o *object, p []byte, off int64) error {
 	for len(p) > 0 {
-		chunk, ok := f.v.payloads.peek(unit{key: o.key, off: off / sealed.ChunkSize})
+		chunk, ok := f.payloads.peek(unit{key: o.key, off: off / sealed.ChunkSize})
 		if !ok {
 			break
 		}
@@ -123,7 +123,7 @@ func (f *fetcher) openChunks(o *object, r sealed.Range, b, p []byte) error {
 		if chunk, b, err = opener.OpenChunk(nil, sealed.Data, r.First+i, b); err != nil {
 			return err
 		}
-		f.v.payloads.put(unit{key: o.key, off: r.First + i}, chunk, int64(cap(chunk)))
+		f.payloads.put(unit{key: o.key, off: r.First + i}, chunk, int64(cap(chunk)))
 		p = p[copy(p, chunk[skip:]):]
 		skip = 0
 	}

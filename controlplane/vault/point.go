@@ -59,7 +59,7 @@ func (m *Machine) Points(ctx context.Context, from, to time.Time) ([]Point, erro
 func (c *catalog) eachPoint(yield func(Point) bool) {
 	for i := range c.manifest.Runs {
 		r := &c.manifest.Runs[i]
-		if r.Point != "" && !yield(c.describe(boundary{r.End, r.Closed, r.Point}, r.Name)) {
+		if r.Point != "" && !yield(c.describe(boundary{r.position(), r.Closed, r.Point}, r.Name)) {
 			return
 		}
 	}
@@ -188,9 +188,8 @@ func (c *catalog) pending() string {
 
 // retained reports whether a position is a point that can be viewed.
 func (c *catalog) retained(p block.Position) bool {
-	if !c.manifest.Through.Before(p) {
-		i := slices.IndexFunc(c.manifest.Runs, func(r run) bool { return r.End == p })
-		return i >= 0 && c.manifest.Runs[i].Point != ""
+	if p.Seq <= c.manifest.Log.Seq {
+		return slices.ContainsFunc(c.manifest.Runs, func(r run) bool { return r.Point != "" && r.position() == p })
 	}
 	i, ok := slices.BinarySearchFunc(c.bounds, p, func(b boundary, p block.Position) int { return b.pos.Compare(p) })
 	return ok && c.epoch(c.bounds[i].pos.Epoch).offers(p.Seq)

@@ -53,6 +53,7 @@ type Vault struct {
 	metrics  *metrics
 	indexes  *cache[string, frames]
 	payloads *cache[unit, []byte]
+	limits   limits
 
 	mu       sync.Mutex
 	machines map[block.MachineID]*Machine
@@ -111,6 +112,7 @@ func Open(ctx context.Context, store objstore.Store, opts Options) (*Vault, erro
 		store: store, id: doc.ID, created: doc.Created, wrapping: wrapping, opts: opts, log: opts.Log,
 		indexes:  newCache[string, frames](opts.IndexCache),
 		payloads: newCache[unit, []byte](opts.PayloadCache),
+		limits:   defaultLimits,
 		machines: make(map[block.MachineID]*Machine),
 	}
 	v.metrics, err = newMetrics(opts.Metrics)

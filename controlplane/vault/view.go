@@ -18,7 +18,7 @@ import (
 // concurrent use. While it is open, thinning by this process keeps its point.
 //
 // Memory: a view maps a stretch of a disk when it is first read, as large a stretch
-// as fits into maxSegments sources of 24 bytes, and keeps keepWindows of them:
+// as fits into limits.segments pieces of 24 bytes, and keeps keepWindows of them:
 // at most 200 MB, far less for all but the most fragmented disks. Indexes and payloads
 // are in the vault's shared caches.
 type View struct {
@@ -32,12 +32,8 @@ type View struct {
 	closed  bool
 }
 
-const (
-	maxSegments = 2 << 20
-	keepWindows = 4
-	// minWindow is mapped whatever it takes: it has at most 131,072 sectors.
-	minWindow = 64 << 20
-)
+// keepWindows is how many stretches of disks a view keeps mapped.
+const keepWindows = 4
 
 // Extent is a stretch of a disk at a point. Stretches that no frame ever touched are
 // zeros, too, but are not yielded.
@@ -216,8 +212,8 @@ func (v *View) window(ctx context.Context, d Disk, off int64) (*window, error) {
 		v.windows = slices.Insert(slices.Delete(v.windows, i, i+1), 0, w)
 		return w, nil
 	}
-	m := mapper{fetcher: &v.m.fetcher, layers: v.layers, limit: maxSegments}
-	w, err := m.window(ctx, d, off)
+	m := mapper{fetcher: &v.m.fetcher, layers: v.layers}
+	w, err := m.window(ctx, d.ID, block.Extent{Len: d.Size}, off)
 	if err != nil {
 		return nil, err
 	}

@@ -43,17 +43,14 @@ func (v *Vault) OpenWriter(ctx context.Context, id block.MachineID) (*Writer, er
 	if err != nil {
 		return nil, err
 	}
-	m := v.known(id, &fetcher{v: v, id: id, key: key})
+	m := v.known(id, v.fetcher(id, key))
 	m.load.Lock()
 	defer m.load.Unlock()
 	generation, err := m.takeLease(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("vault: taking the writer lease of machine %s: %w", id, err)
 	}
-	m.publish(nil) // whatever a writer before this one left is on the store
-	m.mu.Lock()
-	m.writing = 0
-	m.mu.Unlock()
+	m.setWriting(0) // so that the store is asked what a writer before this one left
 	c, err := m.refresh(ctx)
 	if err != nil {
 		return nil, err
@@ -61,9 +58,7 @@ func (v *Vault) OpenWriter(ctx context.Context, id block.MachineID) (*Writer, er
 	if len(c.damage) > 0 {
 		return nil, fmt.Errorf("vault: machine %s cannot be written: %w", id, c.damage[0])
 	}
-	m.mu.Lock()
-	m.writing = generation
-	m.mu.Unlock()
+	m.setWriting(generation)
 	return &Writer{m: m, generation: generation}, nil
 }
 
@@ -90,8 +85,7 @@ func (m *Machine) takeLease(ctx context.Context) (uint64, error) {
 type State struct {
 	Last   block.Position // end of the log; zero if there is none
 	Closed time.Time      // its closing time
-	// Base counts the base frames stored of each epoch, without a gap from 1. Epochs
-	// whose base lies in a run are left out: they are complete.
+	// Base counts the base frames stored of each epoch, without a gap from 1.
 	Base map[block.Epoch]uint64
 	// Complete is whether Last is a recovery point: its epoch's base is stored whole.
 	Complete bool
@@ -109,9 +103,7 @@ func (w *Writer) State() State {
 	}
 	s.Closed = time.Unix(0, c.last.closed).UTC()
 	for _, e := range c.epochs {
-		if !e.merged {
-			s.Base[e.Epoch] = e.Committed
-		}
+		s.Base[e.Epoch] = e.Committed
 	}
 	if e := c.epoch(s.Last.Epoch); e != nil {
 		s.Complete = e.offers(s.Last.Seq)
@@ -150,7 +142,7 @@ func (w *Writer) commit(ctx context.Context, raws [][]byte) error {
 	if c == nil {
 		return fmt.Errorf("%w: machine %s is being opened anew", ErrStaleWriter, w.m.id)
 	}
-	p := place(w.m.id, list)
+	p := placementOf(w.m.id, list)
 	index, data := splitFrames(list)
 	object, err := sealed.Seal(w.m.key, p.key, p.kind, w.generation, sealed.Sections{Index: index, Data: data})
 	if err != nil {
@@ -183,7 +175,7 @@ type placement struct {
 	key  string
 }
 
-func place(id block.MachineID, list []*frame.Frame) placement {
+func placementOf(id block.MachineID, list []*frame.Frame) placement {
 	if f := list[0]; f.Kind == frame.KindBase {
 		return placement{sealed.KindBase, baseName(id, f.Epoch, uint64(f.First))}
 	}

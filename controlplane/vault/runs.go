@@ -1,0 +1,176 @@
+package vault
+
+import (
+	"context"
+	"encoding/binary"
+	"math/rand/v2"
+	"time"
+
+	"github.com/understudy-dr/understudy/controlplane/vault/sealed"
+	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/frame"
+)
+
+// runWriter writes the objects of one run. Extents must come by disk and offset.
+type runWriter struct {
+	*fetcher
+	generation uint64
+	epoch      block.Epoch
+	compress   frame.Compression
+
+	builder *frame.Builder
+	nonce   uint32
+	n       int    // objects written
+	number  uint64 // of the frame being built, from 1
+	index   []byte
+	data    [][]byte
+	size    int64
+	span    runObject // of the object being built; no key yet
+	hashes  hashWriter
+	objects []runObject
+	written []string // names of objects put, for taking them back
+	bytes   int64    // their size
+}
+
+func newRunWriter(f *fetcher, generation uint64, epoch block.Epoch) *runWriter {
+	w := &runWriter{fetcher: f, generation: generation, epoch: epoch, nonce: rand.Uint32(), builder: frame.NewBuilder(f.id)}
+	w.resetFrame()
+	return w
+}
+
+// add appends one extent: a write with its data, or a zeroed stretch for nil data.
+func (w *runWriter) add(ctx context.Context, disk block.DiskID, e block.Extent, data []byte) error {
+	op := frame.OpWrite
+	if data == nil {
+		op = frame.OpZero
+	}
+	if w.builder.Len()+len(data) > w.v.limits.runFrame && w.builder.Records() > 0 || !w.builder.Room(len(data)) {
+		if err := w.closeFrame(ctx, disk, e.Off); err != nil {
+			return err
+		}
+	}
+	if w.span.FromDisk.IsZero() {
+		w.span.FromDisk, w.span.From = disk, e.Off
+	}
+	w.span.ToDisk, w.span.To = disk, e.End()
+	if data != nil {
+		w.hashes.add(disk, e.Off, data)
+	}
+	return w.builder.Add(disk, op, e, data)
+}
+
+func (w *runWriter) resetFrame() {
+	w.number++
+	w.builder.Reset(frame.KindBase, w.epoch, block.Seq(w.number), time.Unix(0, 0))
+}
+
+// closeFrame ends the frame, and the object if it is large enough: preferably where a
+// granule begins, so that no range hash is lost between two objects.
+func (w *runWriter) closeFrame(ctx context.Context, disk block.DiskID, next int64) error {
+	raw, err := w.builder.Append(nil, block.Seq(w.number), time.Unix(0, 0), w.compress)
+	if err != nil {
+		return err
+	}
+	f, err := frame.Parse(raw)
+	if err != nil {
+		return err
+	}
+	index, data := splitFrames([]*frame.Frame{f})
+	w.index, w.data = append(w.index, index...), append(w.data, data...)
+	w.size += int64(len(raw))
+	w.resetFrame()
+	aligned := next%block.CoarseGranule == 0 || disk != w.span.ToDisk || next != w.span.To
+	if size := w.v.limits.runObject; w.size >= size && aligned || w.size >= 2*size {
+		return w.closeObject(ctx)
+	}
+	return nil
+}
+
+func (w *runWriter) closeObject(ctx context.Context) error {
+	name := runName(w.id, w.generation, w.n, w.nonce)
+	o, err := sealed.Seal(w.key, name, sealed.KindRun, w.generation,
+		sealed.Sections{Index: w.index, Data: w.data, Hashes: w.hashes.bytes()})
+	if err != nil {
+		return err
+	}
+	w.written = append(w.written, name)
+	if err := w.v.store.Put(ctx, name, o); err != nil {
+		return err
+	}
+	w.v.metrics.stored(sealed.KindRun, len(o))
+	w.bytes += int64(len(o))
+	w.span.Key, w.span.Size = name, int64(len(o))
+	w.objects = append(w.objects, w.span)
+	w.n++
+	w.index, w.data, w.size, w.span, w.hashes = w.index[:0], nil, 0, runObject{}, hashWriter{}
+	return nil
+}
+
+// flush ends the object that is being built, whatever its size.
+func (w *runWriter) flush(ctx context.Context) error {
+	if w.builder.Records() > 0 {
+		if err := w.closeFrame(ctx, block.DiskID{}, 0); err != nil {
+			return err
+		}
+	}
+	if w.size > 0 {
+		return w.closeObject(ctx)
+	}
+	return nil
+}
+
+// hashWriter gathers the range hashes of coarse granules that data fills without a
+// gap, and encodes them.
+//
+// # Section of range hashes
+//
+//	16  disk
+//	 8  offset of the first granule on the disk, bytes
+//	 4  granules
+//	    16 bytes for each
+//
+// and so on to the end of the section; stretches are in the order of the extents.
+type hashWriter struct {
+	out    []byte
+	disk   block.DiskID
+	next   int64 // where the last data ended
+	fill   []byte
+	count  int   // place of the open stretch's count in out; 0 if there is none
+	expect int64 // where the open stretch goes on
+}
+
+func (h *hashWriter) add(disk block.DiskID, off int64, data []byte) {
+	if disk != h.disk || off != h.next {
+		h.fill = h.fill[:0]
+	}
+	h.disk, h.next = disk, off+int64(len(data))
+	for len(data) > 0 {
+		into := off % block.CoarseGranule
+		n := min(block.CoarseGranule-into, int64(len(data)))
+		if int64(len(h.fill)) == into {
+			if h.fill = append(h.fill, data[:n]...); len(h.fill) == block.CoarseGranule {
+				h.emit(disk, off-into)
+			}
+		}
+		if into+n == block.CoarseGranule {
+			h.fill = h.fill[:0]
+		}
+		data, off = data[n:], off+n
+	}
+}
+
+func (h *hashWriter) emit(disk block.DiskID, off int64) {
+	le := binary.LittleEndian
+	if h.count == 0 || h.expect != off || block.DiskID(h.out[h.count-24:]) != disk {
+		h.out = append(h.out, disk[:]...)
+		h.out = le.AppendUint64(h.out, uint64(off))
+		h.count = len(h.out)
+		h.out = le.AppendUint32(h.out, 0)
+	}
+	hash := block.AppendHashes(nil, h.fill, block.CoarseGranule)[0]
+	h.out = append(h.out, hash[:]...)
+	le.PutUint32(h.out[h.count:], le.Uint32(h.out[h.count:])+1)
+	h.expect = off + block.CoarseGranule
+}
+
+func (h *hashWriter) bytes() []byte { return h.out }
