@@ -32,6 +32,9 @@ type plan struct {
 // survey looks at what lies at the target and decides. It changes nothing, so that
 // all disks of a machine are surveyed before the first is touched.
 func survey(d Disk, t Target, opts Options) (*plan, error) {
+	if err := d.Check(); err != nil {
+		return nil, err
+	}
 	p := &plan{disk: d, target: t, act: actFill}
 	final, err := stat(t.Path)
 	if err != nil {

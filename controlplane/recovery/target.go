@@ -45,6 +45,20 @@ type Origin struct {
 	Position block.Position  `json:"position"`
 }
 
+// Check reports what is missing. An origin that is written down beside a file must
+// be whole, or the file could be taken for another disk's.
+func (o Origin) Check() error {
+	switch {
+	case o.Machine.IsZero():
+		return fmt.Errorf("recovery: disk %q without a machine's id", o.Name)
+	case o.Disk.IsZero() || o.Name == "":
+		return fmt.Errorf("recovery: disk %q of machine %s without an id or a name", o.Name, o.Machine)
+	case o.Position == block.Position{}:
+		return fmt.Errorf("recovery: disk %q of machine %s without a position", o.Name, o.Machine)
+	}
+	return nil
+}
+
 // sameDisk reports whether both are of one disk, at whatever position.
 func (o Origin) sameDisk(p Origin) bool {
 	return o.Vault == p.Vault && o.Machine == p.Machine && o.Disk == p.Disk

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -53,11 +54,17 @@ func writable(t testing.TB, img recovery.Image) *overlay.Overlay {
 // stopped, and must have stopped cleanly, when the test ends.
 func serve(t testing.TB, opts nbd.Options, exports ...nbd.Export) (uri func(string) string, srv *nbd.Server) {
 	t.Helper()
+	ln, srv := listen(t, opts, exports...)
+	return func(name string) string { return nbd.URI(ln, name) }, srv
+}
+
+func listen(t testing.TB, opts nbd.Options, exports ...nbd.Export) (ln net.Listener, srv *nbd.Server) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "nbd") // t.TempDir can be too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln, err := nbd.Listen("unix:"+filepath.Join(dir, "sock"), false)
+	ln, err = nbd.Listen("unix:"+filepath.Join(dir, "sock"), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +81,7 @@ func serve(t testing.TB, opts nbd.Options, exports ...nbd.Export) (uri func(stri
 		}
 		os.RemoveAll(dir)
 	})
-	return func(name string) string { return nbd.URI(ln, name) }, srv
+	return ln, srv
 }
 
 // tool runs a client; without it installed the test is skipped.

@@ -17,6 +17,10 @@ import (
 	"github.com/understudy-dr/understudy/controlplane/recovery"
 )
 
+// sendBuffer is what the system is asked to buffer towards a client, in bytes: more
+// than a usual reply, so that sending one seldom has to wait.
+const sendBuffer = 1 << 20
+
 // conn is one client.
 type conn struct {
 	srv *Server
@@ -39,6 +43,9 @@ func (s *Server) handle(drain, hard context.Context, nc net.Conn) {
 	defer nc.Close()
 	defer context.AfterFunc(hard, func() { nc.Close() })()
 	defer context.AfterFunc(drain, func() { _ = nc.SetReadDeadline(time.Unix(1, 0)) })()
+	if sock, ok := nc.(interface{ SetWriteBuffer(int) error }); ok {
+		_ = sock.SetWriteBuffer(sendBuffer) // a hint; the system has its own limit
+	}
 	c := &conn{
 		srv:    s,
 		nc:     nc,

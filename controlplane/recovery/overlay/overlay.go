@@ -59,6 +59,9 @@ func Temporary(dir string, d recovery.Disk) (*Overlay, error) {
 // before the last Sync or Close is there again. An overlay of another disk or
 // another point, or any other file, is refused.
 func Open(path string, d recovery.Disk) (*Overlay, error) {
+	if err := d.Check(); err != nil {
+		return nil, err
+	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("overlay: opening %s for disk %s: %w", path, d.Name, err)
