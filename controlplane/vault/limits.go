@@ -19,6 +19,9 @@ type limits struct {
 	runObject int64
 }
 
+// hashCache bounds the memory for range hashes: those of 64 GiB.
+const hashCache = 16 << 20
+
 var defaultLimits = limits{
 	segments:  2 << 20,
 	minWindow: 64 << 20,

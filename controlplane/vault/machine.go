@@ -25,6 +25,7 @@ type Machine struct {
 	// that readers need not ask the store for news; 0 if there is none.
 	writing uint64
 	views   map[block.Position]int // open views by position: thinning leaves them alone
+	hashing *View                  // what range hashes are answered from; may be nil
 }
 
 // Machine opens a machine's history; ErrNoMachine if nothing was ever stored for it.

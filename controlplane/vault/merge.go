@@ -99,7 +99,7 @@ func (m *merger) rewriteDisk(ctx context.Context, layers []layer, disk block.Dis
 		if err != nil {
 			return err
 		}
-		for _, s := range w.list {
+		for _, s := range w.list.Clip(off, w.end) {
 			if err := m.copy(ctx, w, s); err != nil {
 				return err
 			}

@@ -223,6 +223,10 @@ func (h *history) check(t fataler, m *Machine, points []block.Position) {
 				t.Fatalf("disk %s at %v differs first at sector %d", d.Name, p, firstDifference(got, want)/sector)
 			}
 			checkExtents(t, v, d, want)
+			hashes, err := m.RangeHashes(ctx, p, d.ID, 0, d.Size, block.FineGranule)
+			if err != nil || !slices.Equal(hashes, block.AppendHashes(nil, want, block.FineGranule)) {
+				t.Fatalf("range hashes of disk %s at %v differ: %v", d.Name, p, err)
+			}
 		}
 		v.Close()
 	}

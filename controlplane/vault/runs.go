@@ -2,7 +2,6 @@ package vault
 
 import (
 	"context"
-	"encoding/binary"
 	"math/rand/v2"
 	"time"
 
@@ -33,7 +32,7 @@ type runWriter struct {
 }
 
 func newRunWriter(f *fetcher, generation uint64, epoch block.Epoch) *runWriter {
-	w := &runWriter{fetcher: f, generation: generation, epoch: epoch, nonce: rand.Uint32(), builder: frame.NewBuilder(f.id)}
+	w := &runWriter{fetcher: f, generation: generation, epoch: epoch, nonce: rand.Uint32(), hashes: newHashWriter(), builder: frame.NewBuilder(f.id)}
 	w.resetFrame()
 	return w
 }
@@ -89,7 +88,7 @@ func (w *runWriter) closeFrame(ctx context.Context, disk block.DiskID, next int6
 func (w *runWriter) closeObject(ctx context.Context) error {
 	name := runName(w.id, w.generation, w.n, w.nonce)
 	o, err := sealed.Seal(w.key, name, sealed.KindRun, w.generation,
-		sealed.Sections{Index: w.index, Data: w.data, Hashes: w.hashes.bytes()})
+		sealed.Sections{Index: w.index, Data: w.data, Hashes: w.hashes.out})
 	if err != nil {
 		return err
 	}
@@ -102,7 +101,7 @@ func (w *runWriter) closeObject(ctx context.Context) error {
 	w.span.Key, w.span.Size = name, int64(len(o))
 	w.objects = append(w.objects, w.span)
 	w.n++
-	w.index, w.data, w.size, w.span, w.hashes = w.index[:0], nil, 0, runObject{}, hashWriter{}
+	w.index, w.data, w.size, w.span, w.hashes = w.index[:0], nil, 0, runObject{}, newHashWriter()
 	return nil
 }
 
@@ -118,59 +117,3 @@ func (w *runWriter) flush(ctx context.Context) error {
 	}
 	return nil
 }
-
-// hashWriter gathers the range hashes of coarse granules that data fills without a
-// gap, and encodes them.
-//
-// # Section of range hashes
-//
-//	16  disk
-//	 8  offset of the first granule on the disk, bytes
-//	 4  granules
-//	    16 bytes for each
-//
-// and so on to the end of the section; stretches are in the order of the extents.
-type hashWriter struct {
-	out    []byte
-	disk   block.DiskID
-	next   int64 // where the last data ended
-	fill   []byte
-	count  int   // place of the open stretch's count in out; 0 if there is none
-	expect int64 // where the open stretch goes on
-}
-
-func (h *hashWriter) add(disk block.DiskID, off int64, data []byte) {
-	if disk != h.disk || off != h.next {
-		h.fill = h.fill[:0]
-	}
-	h.disk, h.next = disk, off+int64(len(data))
-	for len(data) > 0 {
-		into := off % block.CoarseGranule
-		n := min(block.CoarseGranule-into, int64(len(data)))
-		if int64(len(h.fill)) == into {
-			if h.fill = append(h.fill, data[:n]...); len(h.fill) == block.CoarseGranule {
-				h.emit(disk, off-into)
-			}
-		}
-		if into+n == block.CoarseGranule {
-			h.fill = h.fill[:0]
-		}
-		data, off = data[n:], off+n
-	}
-}
-
-func (h *hashWriter) emit(disk block.DiskID, off int64) {
-	le := binary.LittleEndian
-	if h.count == 0 || h.expect != off || block.DiskID(h.out[h.count-24:]) != disk {
-		h.out = append(h.out, disk[:]...)
-		h.out = le.AppendUint64(h.out, uint64(off))
-		h.count = len(h.out)
-		h.out = le.AppendUint32(h.out, 0)
-	}
-	hash := block.AppendHashes(nil, h.fill, block.CoarseGranule)[0]
-	h.out = append(h.out, hash[:]...)
-	le.PutUint32(h.out[h.count:], le.Uint32(h.out[h.count:])+1)
-	h.expect = off + block.CoarseGranule
-}
-
-func (h *hashWriter) bytes() []byte { return h.out }

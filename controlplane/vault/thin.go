@@ -50,6 +50,9 @@ func (m *Machine) Thin(ctx context.Context, r Retention) (ThinReport, error) {
 	}
 	m.thinning.Lock()
 	defer m.thinning.Unlock()
+	m.mu.Lock()
+	m.hashing = nil // its memory, if nobody asks any more
+	m.mu.Unlock()
 	for {
 		start := time.Now()
 		more, err := m.thinStep(ctx, r, &report)

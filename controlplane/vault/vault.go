@@ -53,6 +53,7 @@ type Vault struct {
 	metrics  *metrics
 	indexes  *cache[string, frames]
 	payloads *cache[unit, []byte]
+	hashes   *cache[string, []stretch]
 	limits   limits
 
 	mu       sync.Mutex
@@ -112,6 +113,7 @@ func Open(ctx context.Context, store objstore.Store, opts Options) (*Vault, erro
 		store: store, id: doc.ID, created: doc.Created, wrapping: wrapping, opts: opts, log: opts.Log,
 		indexes:  newCache[string, frames](opts.IndexCache),
 		payloads: newCache[unit, []byte](opts.PayloadCache),
+		hashes:   newCache[string, []stretch](hashCache),
 		limits:   defaultLimits,
 		machines: make(map[block.MachineID]*Machine),
 	}

@@ -25,6 +25,8 @@ type View struct {
 	m     *Machine
 	point block.Position
 	disks []Disk
+	// unretained: the position need not be a recovery point.
+	unretained bool
 
 	mu      sync.Mutex
 	layers  []layer   // oldest first
@@ -122,15 +124,33 @@ func (v *View) ReadAt(ctx context.Context, disk block.DiskID, p []byte, off int6
 
 // readWindow reads up to the end of the window that off lies in. Where a thinning by
 // another process has replaced objects, the window is mapped anew, once.
-func (v *View) readWindow(ctx context.Context, d Disk, p []byte, off int64) (int, error) {
-	n, err := v.tryWindow(ctx, d, p, off)
-	if errors.Is(err, objstore.ErrNotFound) {
-		if err := v.remap(ctx); err != nil {
-			return 0, err
-		}
-		return v.tryWindow(ctx, d, p, off)
-	}
+func (v *View) readWindow(ctx context.Context, d Disk, p []byte, off int64) (n int, err error) {
+	err = v.retry(ctx, func() error {
+		n, err = v.tryWindow(ctx, d, p, off)
+		return err
+	})
 	return n, err
+}
+
+// retry calls fn again with new layers if objects are gone.
+func (v *View) retry(ctx context.Context, fn func() error) error {
+	err := fn()
+	if !errors.Is(err, objstore.ErrNotFound) {
+		return err
+	}
+	if err := v.remap(ctx); err != nil {
+		return err
+	}
+	return fn()
+}
+
+// mapped is window, with a second try where objects are gone.
+func (v *View) mapped(ctx context.Context, d Disk, off int64) (w *window, err error) {
+	err = v.retry(ctx, func() error {
+		w, err = v.window(ctx, d, off)
+		return err
+	})
+	return w, err
 }
 
 func (v *View) tryWindow(ctx context.Context, d Disk, p []byte, off int64) (int, error) {
@@ -155,7 +175,7 @@ func (v *View) remap(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !c.retained(v.point) {
+	if !c.retained(v.point) && !(v.unretained && c.reaches(v.point)) {
 		return c.noPoint(v.point.String(), "it has been thinned away since it was opened")
 	}
 	v.mu.Lock()
@@ -174,13 +194,14 @@ func (v *View) Extents(ctx context.Context, disk block.DiskID) iter.Seq2[Extent,
 		}
 		var held Extent // joined with what follows it before it is yielded
 		for off := int64(0); off < d.Size; {
-			w, err := v.window(ctx, d, off)
+			w, err := v.mapped(ctx, d, off)
 			if err != nil {
 				yield(Extent{}, err)
 				return
 			}
-			for _, s := range w.list {
-				e := Extent{block.Extent{Off: s.Off, Len: s.End - s.Off}, s.Src < 0}
+			for _, s := range w.list[w.list.Find(off):] {
+				from := max(s.Off, off) // a window mapped anew may begin earlier
+				e := Extent{block.Extent{Off: from, Len: s.End - from}, s.Src < 0}
 				if held.Zero == e.Zero && held.End() == e.Off && !held.Empty() {
 					held.Len += e.Len
 					continue
