@@ -66,6 +66,15 @@ func (q *baseQueue) until(ctx context.Context, cond func() (bool, error)) error 
 	}
 }
 
+// pause forgets everything and lets nobody in until reset: a copy that OnWelcome has
+// begin again must not put its first frames in before the queue knows their numbers.
+func (q *baseQueue) pause() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.known, q.frames, q.bytes = false, nil, 0
+	q.signal()
+}
+
 // reset begins a session: nothing is queued, and the relay has n frames of epoch.
 func (q *baseQueue) reset(epoch block.Epoch, n uint64) {
 	q.mu.Lock()

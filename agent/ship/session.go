@@ -66,6 +66,7 @@ func (c *Client) session(parent context.Context) (welcomed bool, err error) {
 // it: they say no more than the Welcome does until the first frame is sent.
 func (c *Client) consent(ctx context.Context, w wire.Welcome) (after block.Seq, err error) {
 	c.limit.cap(w.Throttle)
+	c.base.pause()
 	after, err = c.conf.OnWelcome(ctx, w)
 	if err != nil {
 		return 0, fmt.Errorf("ship: the relay's position %s is not accepted: %w", block.Position{Epoch: w.Epoch, Seq: w.Spooled}, err)

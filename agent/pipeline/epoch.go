@@ -1,0 +1,243 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/understudy-dr/understudy/agent/capture"
+	"github.com/understudy-dr/understudy/agent/journal"
+	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/desired"
+	"github.com/understudy-dr/understudy/pkg/frame"
+)
+
+// raise notes a doubt: the epoch ends with the last stored frame. What was gathered
+// since is in the dirty maps.
+func (p *Pipeline) raise(d doubt) {
+	p.w.drop()
+	if p.doubt != nil {
+		p.doubt.merge(d)
+		return
+	}
+	p.doubt = &doubt{reason: d.reason, detail: d.detail}
+	p.doubt.merge(d)
+	p.stopCopies()
+	if err := p.Source.Disarm(); err != nil {
+		p.doubt.detail += fmt.Sprintf("; disarming the capture: %v", err)
+	}
+	p.Log.Warn("log interrupted", "reason", d.reason, "detail", d.detail, "position", p.w.at)
+	p.event(desired.Event{
+		Type: string(d.reason), Severity: severity(d.reason),
+		Message: fmt.Sprintf("epoch %d ends at %s: %s", p.State.Epoch, p.w.at, d.detail),
+		Remedy:  remedy(d.reason),
+	})
+}
+
+// raiseLoss raises what capture says was lost.
+func (p *Pipeline) raiseLoss() {
+	h, err := p.Source.Health()
+	if err != nil {
+		p.raise(doubt{reason: frame.ReasonCaptureUnreadable, detail: err.Error(), whole: p.all()})
+		return
+	}
+	p.raiseHealth(h)
+}
+
+func (p *Pipeline) raiseHealth(h capture.Health) {
+	d := doubt{reason: frame.Reason(h.Reason()), whole: map[block.DiskID]bool{}}
+	if d.reason == "" {
+		d.reason, d.detail = frame.ReasonRingOverflow, "the stretch of unbroken capture ended"
+	}
+	for _, l := range h.Losses {
+		d.detail += fmt.Sprintf("%s (%d times); ", l.Cause, l.Count)
+	}
+	for _, k := range h.Disks {
+		if k.Suspect || k.Gone || k.Resized {
+			d.whole[k.Disk] = true
+		}
+	}
+	d.detail = strings.TrimSuffix(d.detail, "; ")
+	p.raise(d)
+}
+
+// all names every disk as wholly in doubt.
+func (p *Pipeline) all() map[block.DiskID]bool {
+	whole := map[block.DiskID]bool{}
+	for id := range p.disks {
+		whole[id] = true
+	}
+	return whole
+}
+
+// begin opens the next epoch if it can be opened now.
+func (p *Pipeline) begin(ctx context.Context, now time.Time) error {
+	if !p.known || p.fill() > resumeBelow {
+		return nil // the welcome, or acknowledgements, will come
+	}
+	if p.gens.swapping {
+		return nil
+	}
+	if err := p.retrack(ctx); err != nil {
+		return err
+	}
+	disks := p.tracked()
+	if len(disks) == 0 {
+		return nil
+	}
+	stretch, err := p.Source.Arm(ctx)
+	if err != nil {
+		return fmt.Errorf("pipeline: machine %s: starting capture: %w", p.Machine, err)
+	}
+	// Everything written until now is in the dirty maps: those bits are the doubt.
+	if _, err := p.Source.SwapDirty(ctx); err != nil {
+		return fmt.Errorf("pipeline: machine %s: retaining the dirty maps: %w", p.Machine, err)
+	}
+	p.more = false
+	p.gens.hold(now)
+	next := p.next(p.doubt, disks, stretch)
+	m, err := p.beginMark(p.doubt, next, disks)
+	if err != nil {
+		return err
+	}
+	p.w.ringPos = stretch.Pos
+	return p.open(ctx, next, m, now)
+}
+
+// open writes down what is about to begin, stores the mark and lets records flow.
+func (p *Pipeline) open(ctx context.Context, next State, m frame.Mark, now time.Time) error {
+	before := p.State
+	p.State = next
+	if err := p.save(); err != nil {
+		return err
+	}
+	if err := p.w.mark(next.Epoch, m, now); err != nil {
+		p.State = before
+		if errors.Is(err, journal.ErrFull) {
+			return errors.Join(p.Source.Disarm(), p.save()) // the doubt stands; the journal has to drain first
+		}
+		return fmt.Errorf("pipeline: machine %s: beginning epoch %d: %w", p.Machine, next.Epoch, err)
+	}
+	p.doubt, p.phase, p.since, p.base = nil, desired.PhaseBase, now, baseline{}
+	p.Log.InfoContext(ctx, "epoch begins", "epoch", next.Epoch, "reason", next.Reason, "method", method(next.Copies), "position", p.w.at)
+	return nil
+}
+
+// next is the state at the beginning of the next epoch.
+func (p *Pipeline) next(d *doubt, disks []block.DiskID, stretch capture.Armed) State {
+	copies := p.State.plan(disks, d.whole)
+	next := State{
+		Machine: p.Machine, Epoch: p.w.at.Epoch + 1, Reason: d.reason, Began: p.w.at.Seq + 1,
+		Stretch: stretch, Copies: copies, Disks: disks, Known: addNew(p.State.Known, disks),
+		Resync: max(p.State.Resync, p.wished.Resync),
+	}
+	// Only below ranges does the settled base stay: everything else is read anew.
+	for _, id := range disks {
+		if copyOf(copies, id) == frame.MethodRanges {
+			next.Settled = append(next.Settled, id)
+		}
+	}
+	return next
+}
+
+// beginMark describes the epoch: why it begins, and what of which disk is in doubt.
+func (p *Pipeline) beginMark(d *doubt, next State, disks []block.DiskID) (frame.Mark, error) {
+	m := frame.Mark{Type: frame.MarkEpochBegin, Reason: d.reason, Detail: d.detail, Method: method(next.Copies)}
+	for _, id := range disks {
+		k := p.disks[id]
+		md := frame.MarkDisk{ID: id, Name: k.Name, Path: k.Path, Size: k.Size, SectorSize: k.SectorSize}
+		if copyOf(next.Copies, id) == frame.MethodRanges {
+			dirty, err := p.Source.Dirty(id)
+			if err != nil {
+				return m, fmt.Errorf("pipeline: machine %s: dirty map of disk %s (%s): %w", p.Machine, k.Name, k.Path, err)
+			}
+			md.Doubt = coarsen(dirty, maxDoubtExtents).Extents()
+		} else {
+			md.Whole = true
+		}
+		m.Disks = append(m.Disks, md)
+	}
+	return m, nil
+}
+
+// complete stores the base-complete mark once the last copy's frames are spooled: the
+// records captured until then must stand before it.
+func (p *Pipeline) complete(frames uint64, bytes int64) error {
+	now := p.Now()
+	for {
+		busy, err := p.take(now)
+		if err != nil || p.doubt != nil {
+			return err
+		}
+		if !busy && !p.more {
+			break
+		}
+	}
+	if p.w.open() {
+		if err := p.closeFrame(now); err != nil || p.doubt != nil {
+			return err
+		}
+	}
+	p.State.Complete = p.w.at.Seq + 1
+	if err := p.save(); err != nil {
+		return err
+	}
+	m := frame.Mark{Type: frame.MarkBaseComplete, BaseFrames: frames, BaseBytes: bytes}
+	if err := p.store(p.w.mark(p.State.Epoch, m, now)); err != nil || p.doubt != nil {
+		return err
+	}
+	p.phase = desired.PhaseSteady
+	p.gens.release(p.State.Complete)
+	p.Log.Info("base complete", "epoch", p.State.Epoch, "frames", frames, "bytes", bytes, "position", p.w.at)
+	return nil
+}
+
+// settle notes that the vault holds the epoch's whole base.
+func (p *Pipeline) settle() error {
+	if p.State.Complete == 0 || p.committed < p.State.Complete || len(p.State.Settled) == len(p.State.Disks) {
+		return nil
+	}
+	p.State.Settled = addNew(p.State.Settled, p.State.Disks)
+	return p.save()
+}
+
+func (p *Pipeline) save() error {
+	s, err := p.memo()
+	if err == nil {
+		err = p.Journal.SaveState(s)
+	}
+	if err != nil {
+		return fmt.Errorf("pipeline: machine %s: %w", p.Machine, err)
+	}
+	return nil
+}
+
+// severity of the event that a reason makes: what the operator asked for is no news.
+func severity(r frame.Reason) desired.Severity {
+	switch r {
+	case frame.ReasonInitial, frame.ReasonDiskAdded, frame.ReasonDiskRemoved, frame.ReasonOperator:
+		return desired.Info
+	default:
+		return desired.Warning
+	}
+}
+
+// remedy tells the operator what to do about a reason that comes back.
+func remedy(r frame.Reason) string {
+	switch r {
+	case frame.ReasonRingOverflow:
+		return "nothing now: the missing ranges are resynced. If it comes back, give the agent more CPU or a larger ring"
+	case frame.ReasonJournalOverflow:
+		return "nothing now: the missing ranges are resynced. If it comes back, enlarge the journal or the way to the relay"
+	case frame.ReasonPassthroughWrite:
+		return "find what writes past the file systems (SG_IO, nvme-cli) and stop it; the disk is compared by hash"
+	case frame.ReasonIdentityConflict:
+		return "if this machine was cloned or restored from an image, enrol it again with a new token"
+	case frame.ReasonRelayLostSpool:
+		return "look at the relay's spool disk; the ranges that were not in the vault are resynced"
+	default:
+		return ""
+	}
+}

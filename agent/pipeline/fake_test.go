@@ -1,0 +1,394 @@
+package pipeline
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/understudy-dr/understudy/agent/capture"
+	"github.com/understudy-dr/understudy/agent/resync"
+	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/frame"
+)
+
+const (
+	blocks    = 32 // of 4 KiB, per disk
+	blockSize = 4096
+)
+
+// kernel stands for what survives an agent: the disks, the ring, the dirty maps. It
+// keeps capture's promises as capture.Source states them, with a ring of few records.
+type kernel struct {
+	mu      sync.Mutex
+	disks   map[block.DiskID]*fakeDisk
+	tracked []capture.Disk
+	history [][]uint64 // every state of all disks, in the order of writes
+	counter uint64
+
+	ring     []capture.Record
+	base     uint64 // ring position of ring[0]
+	cursor   uint64
+	capacity int
+	stretch  uint64
+	armedAt  uint64
+	armed    bool
+	lost     bool
+}
+
+type fakeDisk struct {
+	capture.Disk
+	content           [blocks * blockSize]byte
+	current, retained block.Set
+}
+
+func newKernel(disks ...string) *kernel {
+	k := &kernel{disks: map[block.DiskID]*fakeDisk{}, capacity: 64}
+	for i, name := range disks {
+		id := block.DiskIDFromName(name)
+		k.disks[id] = &fakeDisk{Disk: capture.Disk{ID: id, Name: name, Path: "/dev/" + name, Major: 7, Minor: uint32(i), Size: blocks * blockSize, SectorSize: 512}}
+	}
+	k.remember()
+	return k
+}
+
+func (k *kernel) found() []capture.Disk {
+	var out []capture.Disk
+	for _, d := range k.disks {
+		out = append(out, d.Disk)
+	}
+	return out
+}
+
+// state is the number in each block of these disks.
+func state(contents map[block.DiskID][]byte, order []block.DiskID) []uint64 {
+	var s []uint64
+	for _, id := range order {
+		for b := range blocks {
+			s = append(s, binary.LittleEndian.Uint64(contents[id][b*blockSize:]))
+		}
+	}
+	return s
+}
+
+func (k *kernel) order() []block.DiskID {
+	var ids []block.DiskID
+	for id := range k.disks {
+		ids = append(ids, id)
+	}
+	sortIDs(ids)
+	return ids
+}
+
+func (k *kernel) remember() {
+	contents := map[block.DiskID][]byte{}
+	for id, d := range k.disks {
+		contents[id] = d.content[:]
+	}
+	k.history = append(k.history, state(contents, k.order()))
+}
+
+// write is one write of the protected machine: a number never written before.
+func (k *kernel) write(id block.DiskID, b int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	d := k.disks[id]
+	e := block.Extent{Off: int64(b) * blockSize, Len: blockSize}
+	k.counter++
+	data := make([]byte, blockSize)
+	binary.LittleEndian.PutUint64(data, k.counter)
+	if k.isTracked(id) {
+		d.current.Add(e)
+		k.put(capture.Record{Disk: id, Op: frame.OpWrite, Extent: e, At: time.Now(), Data: data})
+	}
+	copy(d.content[e.Off:], data)
+	k.remember()
+}
+
+func (k *kernel) put(r capture.Record) {
+	if !k.armed || k.lost {
+		return
+	}
+	if len(k.ring) == k.capacity {
+		k.lost = true
+		return
+	}
+	r.Pos = k.base + uint64(len(k.ring)) + 1
+	k.ring = append(k.ring, r)
+}
+
+func (k *kernel) isTracked(id block.DiskID) bool {
+	for _, d := range k.tracked {
+		if d.ID == id {
+			return true
+		}
+	}
+	return false
+}
+
+// crash is a power cut: the disks stay.
+func (k *kernel) crash() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.tracked, k.ring, k.armed, k.lost = nil, nil, false, false
+	for _, d := range k.disks {
+		d.current, d.retained = block.Set{}, block.Set{}
+	}
+}
+
+// source is one process's hold on the kernel.
+type source struct{ *kernel }
+
+func (s source) Track(_ context.Context, d capture.Disk) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.isTracked(d.ID) {
+		return capture.ErrTracked
+	}
+	s.tracked = append(s.tracked, d)
+	return nil
+}
+
+func (s source) Untrack(id block.DiskID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var keep []capture.Disk
+	for _, d := range s.tracked {
+		if d.ID != id {
+			keep = append(keep, d)
+		}
+	}
+	s.tracked = keep
+	s.kernel.disks[id].current, s.kernel.disks[id].retained = block.Set{}, block.Set{}
+	return nil
+}
+
+func (s source) Disks() []capture.Disk {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]capture.Disk(nil), s.tracked...)
+}
+
+func (s source) Exclude(block.DiskID, []block.Extent) error { return nil }
+
+func (s source) Arm(context.Context) (capture.Armed, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.base += uint64(len(s.ring))
+	s.cursor, s.ring = s.base, nil
+	s.armed, s.lost = true, false
+	s.stretch, s.armedAt = s.stretch+1, s.base
+	return capture.Armed{Generation: s.stretch, Ring: 1, Pos: s.base}, nil
+}
+
+func (s source) Armed() (capture.Armed, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.armed || s.lost {
+		return capture.Armed{}, false
+	}
+	return capture.Armed{Generation: s.stretch, Ring: 1, Pos: s.armedAt}, true
+}
+
+func (s source) Disarm() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.armed = false
+	return nil
+}
+
+func (s source) Barrier(context.Context, ...block.DiskID) error { return nil }
+
+func (s source) Poll(fn func(capture.Record) bool) (n int, lost bool, err error) {
+	for {
+		s.mu.Lock()
+		i := s.cursor - s.base
+		if i >= uint64(len(s.ring)) {
+			lost = s.lost
+			s.mu.Unlock()
+			return n, lost, nil
+		}
+		r := s.ring[i]
+		s.mu.Unlock()
+		if !fn(r) {
+			return n, false, nil
+		}
+		n++
+		s.mu.Lock()
+		s.cursor++
+		s.mu.Unlock()
+	}
+}
+
+func (s source) Position() uint64 { s.mu.Lock(); defer s.mu.Unlock(); return s.base }
+
+func (s source) Advance(pos uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if pos < s.base || pos > s.base+uint64(len(s.ring)) {
+		return fmt.Errorf("advance to %d, the ring holds %d..%d", pos, s.base, s.base+uint64(len(s.ring)))
+	}
+	s.ring = s.ring[pos-s.base:]
+	s.base = pos
+	s.cursor = max(s.cursor, pos)
+	return nil
+}
+
+func (s source) Rewind() { s.mu.Lock(); defer s.mu.Unlock(); s.cursor = s.base }
+
+func (s source) Health() (capture.Health, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := capture.Health{Armed: s.armed && !s.lost}
+	if s.lost {
+		h.Losses = []capture.Loss{{Reason: capture.RingOverflow, Cause: "ring full", Count: 1}}
+	}
+	return h, nil
+}
+
+func (s source) SwapDirty(context.Context) (uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.kernel.disks {
+		d.retained.Union(&d.current)
+		d.current = block.Set{}
+	}
+	return s.base + uint64(len(s.ring)), nil
+}
+
+func (s source) Dirty(id block.DiskID) (*block.Set, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := s.kernel.disks[id]
+	all := d.current.Clone()
+	all.Union(&d.retained)
+	return all, nil
+}
+
+func (s source) ForgetDirty() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.kernel.disks {
+		d.retained = block.Set{}
+	}
+	return nil
+}
+
+func (s source) RetainDirty() error { return nil }
+func (s source) Close() error       { return nil }
+func (s source) Remove() error      { return nil }
+
+// device reads a fake disk.
+type device struct {
+	k *kernel
+	d *fakeDisk
+}
+
+func (k *kernel) open(t resync.Target) (resync.Device, error) {
+	return device{k, k.disks[t.ID]}, nil
+}
+
+func (d device) ReadAt(p []byte, off int64) (int, error) {
+	d.k.mu.Lock()
+	defer d.k.mu.Unlock()
+	n := copy(p, d.d.content[off:])
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+func (d device) Close() error         { return nil }
+func (d device) Size() (int64, error) { return d.d.Disk.Size, nil }
+func (d device) Usage(context.Context) (resync.Usage, error) {
+	return resync.Usage{Layout: "whole"}, nil
+}
+func (d device) Layout() (string, error)            { return "whole", nil }
+func (d device) Activity() (resync.Activity, error) { return resync.Activity{}, nil }
+
+// plant stands for relay and vault: it keeps every frame, spooled at once and
+// committed when told, and can lose its spool.
+type plant struct {
+	mu        sync.Mutex
+	log       [][]byte // consecutive frames
+	base      map[block.Epoch][][]byte
+	committed int // of log
+	baseDone  map[block.Epoch]int
+}
+
+var errCut = errors.New("connection cut")
+
+func newPlant() *plant {
+	return &plant{base: map[block.Epoch][][]byte{}, baseDone: map[block.Epoch]int{}}
+}
+
+func (p *plant) SendBase(_ context.Context, raw []byte, n uint64) error {
+	f, err := frame.Parse(raw)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	have := p.base[f.Epoch]
+	switch {
+	case n <= uint64(len(have)):
+		return nil // sent again
+	case n != uint64(len(have))+1:
+		return fmt.Errorf("base frame %d after %d", n, len(have))
+	}
+	p.base[f.Epoch] = append(have, append([]byte(nil), raw...))
+	return nil
+}
+
+func (p *plant) FlushBase(context.Context) error { return nil }
+
+func (p *plant) RangeHashes(_ context.Context, disk block.DiskID, off, length, granule int64) ([]block.Hash16, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	img := p.image(p.committed)[disk]
+	if img == nil {
+		img = make([]byte, blocks*blockSize)
+	}
+	return block.AppendHashes(nil, img[off:off+length], granule), nil
+}
+
+// image is what the vault gives after its first n log frames, by the rule of the
+// vault: newest first log, then base, epoch by epoch.
+func (p *plant) image(n int) map[block.DiskID][]byte {
+	out := map[block.DiskID][]byte{}
+	based := block.Epoch(0)
+	apply := func(raw []byte) {
+		f, err := frame.Parse(raw)
+		if err != nil {
+			panic(err)
+		}
+		data, err := f.Payload(nil)
+		if err != nil {
+			panic(err)
+		}
+		for e := range f.All() {
+			if out[e.Disk] == nil {
+				out[e.Disk] = make([]byte, blocks*blockSize)
+			}
+			dst := out[e.Disk][e.Off:e.End()]
+			clear(dst)
+			if e.Op == frame.OpWrite {
+				copy(dst, data[e.DataOff:])
+			}
+		}
+	}
+	for _, raw := range p.log[:n] {
+		h, _ := frame.ParseHeader(raw)
+		for ; based < h.Epoch; based++ {
+			for _, b := range p.base[based+1] {
+				apply(b)
+			}
+		}
+		if h.Kind == frame.KindLog {
+			apply(raw)
+		}
+	}
+	return out
+}

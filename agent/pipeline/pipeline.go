@@ -1,0 +1,334 @@
+// Package pipeline joins capture, journal, resync and ship for one machine: it is the
+// only place that does, and the only one that knows the machine's state.
+//
+// One goroutine, the consumer, owns the log: it takes records from the ring, cuts
+// them into frames, numbers them, stores them in the journal and lets the ring go on.
+// Everything else that concerns the log (acknowledgements, a relay's welcome, a
+// finished copy, a changed wish of the control plane) is posted to it as a function.
+//
+// # The life of an epoch
+//
+//  1. A doubt arises (doubt.go): the first protection, a lost record, a full journal,
+//     a relay without its spool, a resize, an operator's wish. Capture falls back to
+//     the dirty map, by itself where the kernel saw the doubt first.
+//  2. When the relay's position is known and the journal has room, capture is armed
+//     again; what the ring still held is covered by the dirty maps.
+//  3. The dirty maps are retained as the doubt, and an epoch-begin mark names it.
+//  4. Behind the in-flight barrier the copies run while records flow (copies.go).
+//  5. When their last frame is spooled and every record captured until then is in the
+//     log, the base-complete mark follows: from here on every frame is a point.
+//  6. When the vault has that mark, the retained dirty maps are forgotten.
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/understudy-dr/understudy/agent/capture"
+	"github.com/understudy-dr/understudy/agent/journal"
+	"github.com/understudy-dr/understudy/agent/resync"
+	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/desired"
+	"github.com/understudy-dr/understudy/pkg/frame"
+)
+
+// pollEvery is how often an empty ring is looked at: wakeups from the kernel cost more
+// than half of the throughput, two milliseconds of latency cost nothing.
+const pollEvery = 2 * time.Millisecond
+
+// resumeBelow is how empty the journal must be before a new epoch begins: one begun
+// in a full journal would only fill it again.
+const resumeBelow = 0.5
+
+// Config is what a pipeline joins.
+type Config struct {
+	Machine block.MachineID
+	Log     *slog.Logger
+	Source  capture.Source
+	Journal *journal.Journal
+	Relay   Relay
+	// State and Recovered are what the journal holds of the last run, Resume what
+	// capture found of it in the kernel.
+	State     State
+	Recovered journal.Recovered
+	Resume    capture.Resume
+	// Events takes what an operator should see.
+	Events func(desired.Event)
+	// Open opens a disk for the copies to read; nil opens the device.
+	Open func(resync.Target) (resync.Device, error)
+	// Now is the wall clock; nil is time.Now.
+	Now func() time.Time
+}
+
+// Pipeline is one machine's log in the making.
+type Pipeline struct {
+	Config
+	calls chan func() error
+	w     *writer
+	gens  generations
+
+	phase  desired.Phase
+	doubt  *doubt // why the log cannot go on; nil while it does
+	known  bool   // the relay's position is known and agreed with
+	wished desired.State
+	disks  map[block.DiskID]*disk
+	more   bool      // the record taken last goes on in the next one
+	since  time.Time // the epoch's beginning
+
+	spooled, committed block.Seq
+	base               baseline
+	waiters            []waiter
+	copying            *copying
+	retryAt            time.Time // when a failed copy is tried again
+	throttle           atomic.Int64
+
+	clock    clock
+	captured int64
+	rate     rate
+	status   atomic.Pointer[desired.Protection]
+}
+
+// Relay is what the pipeline asks of the connection to the relay.
+type Relay interface {
+	resync.Hasher
+	// SendBase queues base frame n of the epoch that raw belongs to, and keeps nothing of
+	// raw. It blocks while there is no relay and while too many wait. With each Welcome
+	// the queue is forgotten: copies begin again behind what is spooled.
+	SendBase(ctx context.Context, raw []byte, n uint64) error
+	// FlushBase returns when every base frame handed to SendBase is spooled.
+	FlushBase(ctx context.Context) error
+}
+
+// disk is one disk that shall be protected.
+type disk struct {
+	capture.Disk
+	problem error // why it is not tracked; nil where it is
+}
+
+// New makes a pipeline; Run lets it work.
+func New(c Config) *Pipeline {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	p := &Pipeline{
+		Config: c, calls: make(chan func() error, 64), w: newWriter(c.Machine, c.Journal),
+		gens: generations{maps: c.Source}, disks: map[block.DiskID]*disk{}, phase: desired.PhaseEnabling,
+	}
+	p.State.Machine = c.Machine
+	p.spooled, p.committed = c.Recovered.Released, c.Recovered.State.Committed
+	p.publish(c.Now())
+	return p
+}
+
+// post has f run by the consumer. An error of f ends the pipeline.
+func (p *Pipeline) post(ctx context.Context, f func() error) {
+	select {
+	case p.calls <- f:
+	case <-ctx.Done():
+	}
+}
+
+// call is post that waits for the outcome of f.
+func (p *Pipeline) call(ctx context.Context, f func() error) error {
+	done := make(chan error, 1)
+	p.post(ctx, func() error { done <- f(); return nil })
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Run works until ctx ends. It leaves the capture armed and pinned: the kernel goes
+// on recording while no agent runs.
+func (p *Pipeline) Run(ctx context.Context) error {
+	if err := p.start(ctx); err != nil {
+		return err
+	}
+	defer p.stopCopies()
+	for {
+		busy, err := p.step(ctx)
+		if err != nil {
+			return err
+		}
+		if stop, err := p.wait(ctx, busy); stop || err != nil {
+			return err
+		}
+	}
+}
+
+var now = func() <-chan time.Time { c := make(chan time.Time); close(c); return c }()
+
+// wait runs what was posted, until the next poll is due; at once after a busy one.
+func (p *Pipeline) wait(ctx context.Context, busy bool) (stop bool, err error) {
+	next := now
+	if !busy {
+		next = time.After(pollEvery)
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return true, p.flush()
+		case f := <-p.calls:
+			if err := f(); err != nil {
+				return true, err
+			}
+		case <-next:
+			return false, nil
+		}
+	}
+}
+
+// start takes up what an earlier process left, or names why it cannot.
+func (p *Pipeline) start(ctx context.Context) error {
+	for _, d := range p.Source.Disks() {
+		p.disks[d.ID] = &disk{Disk: d}
+	}
+	at := block.Position{Epoch: p.State.Epoch, Seq: max(p.Recovered.Last, p.Recovered.Released)}
+	p.w.resume(at, p.Recovered.RingPos, p.Now())
+	armed, goesOn := p.Source.Armed()
+	switch {
+	case p.State.Epoch == 0:
+		return nil // never protected, or no memory of it: the relay will tell
+	case !p.Resume.Intact || !p.Recovered.SameBoot:
+		p.raise(doubt{reason: frame.ReasonUncleanStop, detail: unclean(p.Resume.Detail), whole: p.all()})
+	case p.State.Began > at.Seq:
+		p.raise(doubt{reason: p.State.Reason, detail: "the agent stopped before the epoch began", whole: p.State.interrupted()})
+	case !goesOn || armed != p.State.Stretch:
+		p.raiseLoss()
+	default:
+		return p.goOn(ctx)
+	}
+	return nil
+}
+
+func unclean(detail string) string {
+	if detail == "" {
+		return "the capture of the last run is gone, as after a reboot or a crash"
+	}
+	return detail
+}
+
+// goOn continues the epoch of the last run.
+func (p *Pipeline) goOn(ctx context.Context) error {
+	if err := p.Source.Advance(p.w.ringPos); err != nil {
+		return fmt.Errorf("pipeline: machine %s: taking up the ring: %w", p.Machine, err)
+	}
+	p.since = p.Now()
+	p.gens.hold(p.since)
+	if p.State.Complete > p.w.at.Seq { // intended, not done: the frames are all spooled
+		p.State.Complete, p.State.Copy, p.State.Cursor = 0, len(p.State.Copies), resync.Cursor{}
+	}
+	if p.phase = desired.PhaseBase; p.State.Complete > 0 {
+		p.phase = desired.PhaseSteady
+		// What the retained maps hold is at the latest in the next frame.
+		p.gens.release(p.w.at.Seq + 1)
+	}
+	p.Log.InfoContext(ctx, "resumed", "epoch", p.State.Epoch, "position", p.w.at, "phase", p.phase)
+	return nil
+}
+
+// step does one round of work and reports whether there was any.
+func (p *Pipeline) step(ctx context.Context) (busy bool, err error) {
+	now := p.Now()
+	p.clock.check(now, p.event)
+	switch {
+	case len(p.disks) == 0:
+		p.phase = desired.PhaseEnabling
+	case p.doubt != nil:
+		p.phase = desired.PhaseMapOnly
+		err = p.begin(ctx, now)
+	case p.capturing():
+		busy, err = p.take(now)
+		if err == nil && p.doubt == nil {
+			p.gens.rotate(ctx, now, func(f func() error) { p.post(ctx, f) })
+			p.startCopies(ctx)
+		}
+	}
+	if p.rate.due(now) {
+		p.publish(now)
+	}
+	return busy, err
+}
+
+func (p *Pipeline) capturing() bool {
+	return p.phase == desired.PhaseBase || p.phase == desired.PhaseSteady
+}
+
+// take moves records from the ring into the log.
+func (p *Pipeline) take(now time.Time) (bool, error) {
+	var failed error
+	n, lost, err := p.Source.Poll(func(r capture.Record) bool {
+		if p.w.full(len(r.Data)) || p.w.b.Len() >= frameTarget && !p.more {
+			return false
+		}
+		p.more = r.More
+		p.captured += int64(len(r.Data))
+		p.rate.add(int64(len(r.Data)))
+		failed = p.w.add(r, now)
+		return failed == nil
+	})
+	if err = errors.Join(err, failed); err != nil {
+		return false, fmt.Errorf("pipeline: machine %s: reading the ring: %w", p.Machine, err)
+	}
+	if lost || p.w.due(now) && (!p.more || p.w.full(frameTarget)) {
+		if err := p.closeFrame(now); err != nil || p.doubt != nil {
+			return true, err
+		}
+	}
+	if lost {
+		p.raiseLoss()
+		return true, nil
+	}
+	if n == 0 && !p.w.open() {
+		return false, p.store(p.w.tick(now))
+	}
+	return n > 0, nil
+}
+
+// closeFrame stores what was gathered, after proof that nothing was missed meanwhile:
+// a write that the hook did not see at all shows in no record, only in the counters.
+func (p *Pipeline) closeFrame(now time.Time) error {
+	h, err := p.Source.Health()
+	if err != nil {
+		return fmt.Errorf("pipeline: machine %s: %w", p.Machine, err)
+	}
+	if r := h.Reason(); r != "" && r != capture.RingOverflow { // an overflow is told by Poll, at its place
+		p.w.drop()
+		p.raiseHealth(h)
+		return nil
+	}
+	c := frame.CompressAuto
+	if p.fill() > resumeBelow/2 {
+		c = frame.CompressNever // behind: CPU is what is short
+	}
+	return p.store(p.w.close(now, c))
+}
+
+// store deals with the outcome of storing a frame.
+func (p *Pipeline) store(err error) error {
+	switch {
+	case errors.Is(err, journal.ErrFull):
+		p.w.drop()
+		p.raise(doubt{reason: frame.ReasonJournalOverflow, detail: "memory and spill are both full of frames that the relay has not taken"})
+		return nil
+	case err != nil:
+		return fmt.Errorf("pipeline: machine %s: storing a frame: %w", p.Machine, err)
+	}
+	p.gens.stored(p.w.ringPos, p.w.at.Seq)
+	return p.Source.Advance(p.w.ringPos)
+}
+
+// flush stores what was gathered when the agent stops. What is not stored stays in
+// the ring.
+func (p *Pipeline) flush() error {
+	if !p.capturing() || p.more || p.doubt != nil {
+		return nil
+	}
+	return p.closeFrame(p.Now())
+}

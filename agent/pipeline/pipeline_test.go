@@ -1,0 +1,365 @@
+package pipeline
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/understudy-dr/understudy/agent/capture"
+	"github.com/understudy-dr/understudy/agent/journal"
+	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/desired"
+	"github.com/understudy-dr/understudy/pkg/frame"
+	"github.com/understudy-dr/understudy/pkg/wire"
+)
+
+// world is a machine, its agent and a relay with a vault, under a seed.
+type world struct {
+	t     *testing.T
+	rng   *rand.Rand
+	k     *kernel
+	plant *plant
+	dir   string
+	disks []block.DiskID
+	trace []string
+
+	resyncs uint64
+
+	p      *Pipeline
+	j      *journal.Journal
+	events []desired.Event
+	cancel context.CancelFunc
+	ended  chan error
+	cut    context.CancelFunc // of the connection
+	shut   chan struct{}
+}
+
+func newWorld(t *testing.T, seed uint64) *world {
+	w := &world{t: t, rng: rand.New(rand.NewPCG(seed, 7)), k: newKernel("a", "b"), plant: newPlant(), dir: memoryDir(t)}
+	w.disks = w.k.order()
+	w.k.capacity = 16 + w.rng.IntN(100)
+	t.Cleanup(func() {
+		if t.Failed() {
+			w.cancel()
+			w.cut()
+			<-w.shut
+			t.Logf("seed %d: %v", seed, w.trace)
+		}
+	})
+	return w
+}
+
+// memoryDir is a directory where the kernel does not write mapped pages to a disk.
+func memoryDir(t *testing.T) string {
+	dir, err := os.MkdirTemp("/dev/shm", "pipeline-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+func (w *world) note(s string) { w.trace = append(w.trace, s) }
+
+// start runs an agent on what the last one left.
+func (w *world) start(resume capture.Resume) {
+	j, rec, err := journal.Open(journal.Options{MemoryDir: w.dir, MemoryBytes: 1 << 20, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	s, err := Recall(rec)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	source{w.k}.Rewind()
+	w.j = j
+	w.p = New(Config{
+		Machine: block.MachineID{1}, Log: slog.New(slog.DiscardHandler), Source: source{w.k}, Journal: j, Relay: w.plant,
+		State: s, Recovered: rec, Resume: resume, Open: w.k.open,
+		Events: func(e desired.Event) { w.events = append(w.events, e) },
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	w.cancel, w.ended = cancel, make(chan error, 1)
+	go func() { w.ended <- w.p.Run(ctx) }()
+	w.p.Wish(ctx, desired.State{Disks: w.disks}, w.k.found())
+	w.connect(ctx)
+}
+
+// kill ends the agent without a last word: what it had not stored is gone.
+func (w *world) kill() {
+	w.disconnect()
+	w.cancel()
+	if err := <-w.ended; err != nil {
+		w.t.Fatalf("the pipeline ended: %v\n%v", err, w.trace)
+	}
+	if err := w.j.Close(); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// connect does what ship does: a welcome, frames behind it, acknowledgements.
+func (w *world) connect(ctx context.Context) {
+	ctx, cut := context.WithCancel(ctx)
+	p, j, shut := w.p, w.j, make(chan struct{})
+	w.cut, w.shut = cut, shut
+	go func() {
+		defer close(shut)
+		for ctx.Err() == nil {
+			hello := w.plant.welcome()
+			after, err := p.Welcome(ctx, hello)
+			for err == nil {
+				var raw []byte
+				if raw, err = j.Next(ctx, after); err != nil {
+					break
+				}
+				after = w.plant.take(w.t, raw)
+				spooled, committed := w.plant.acks()
+				p.Acked(ctx, spooled, committed)
+				epoch, base := w.plant.baseAck()
+				p.BaseAcked(ctx, epoch, base)
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}()
+}
+
+func (w *world) disconnect() {
+	w.cut()
+	<-w.shut
+}
+
+func (p *plant) last() (frame.Header, bool) {
+	if len(p.log) == 0 {
+		return frame.Header{}, false
+	}
+	h, _ := frame.ParseHeader(p.log[len(p.log)-1])
+	return h, true
+}
+
+func (p *plant) welcome() wire.Welcome {
+	spooled, committed := p.acks()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h, _ := p.last()
+	w := wire.Welcome{Epoch: h.Epoch, Spooled: spooled, Committed: committed}
+	for e, frames := range p.base {
+		if e >= w.BaseEpoch && len(frames) > 0 {
+			w.BaseEpoch, w.SpooledBase = e, uint64(len(frames))
+		}
+	}
+	return w
+}
+
+// take appends a frame, which must continue the log.
+func (p *plant) take(t *testing.T, raw []byte) block.Seq {
+	f, err := frame.Parse(raw)
+	if err != nil {
+		t.Errorf("the agent sent a bad frame: %v", err)
+		return 0
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if h, ok := p.last(); ok && (f.First != h.Last+1 || f.Epoch < h.Epoch) || !ok && f.First != 1 {
+		t.Errorf("frame %d..%d of epoch %d does not continue %d of epoch %d", f.First, f.Last, f.Epoch, h.Last, h.Epoch)
+	}
+	p.log = append(p.log, slices.Clone(raw))
+	return f.Last
+}
+
+func (p *plant) acks() (spooled, committed block.Seq) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if h, ok := p.last(); ok {
+		spooled = h.Last
+	}
+	if p.committed > 0 {
+		h, _ := frame.ParseHeader(p.log[p.committed-1])
+		committed = h.Last
+	}
+	return spooled, committed
+}
+
+func (p *plant) baseAck() (epoch block.Epoch, n uint64) {
+	w := p.welcome()
+	return w.BaseEpoch, w.SpooledBase
+}
+
+// commit puts all that is spooled into the vault.
+func (p *plant) commit() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.committed = len(p.log)
+	for e, frames := range p.base {
+		p.baseDone[e] = len(frames)
+	}
+}
+
+// loseSpool forgets what was not committed.
+func (p *plant) loseSpool() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.log = p.log[:p.committed]
+	for e, frames := range p.base {
+		p.base[e] = frames[:p.baseDone[e]]
+	}
+}
+
+// act does one random thing to the world.
+func (w *world) act() {
+	switch n := w.rng.IntN(40); {
+	case n < 20:
+		w.burst(1 + w.rng.IntN(10))
+	case n < 28:
+		time.Sleep(time.Duration(w.rng.IntN(1500)) * time.Millisecond)
+	case n < 31:
+		w.plant.commit()
+	case n < 33:
+		w.note("overflow")
+		w.burst(150)
+	case n == 33:
+		w.note("cut")
+		w.disconnect()
+		w.burst(w.rng.IntN(30))
+		time.Sleep(time.Second)
+		w.connect(context.Background())
+	case n == 34:
+		w.note("spool lost")
+		w.disconnect()
+		w.plant.loseSpool()
+		w.connect(context.Background())
+	case n < 37:
+		w.note("agent killed")
+		w.kill()
+		w.burst(w.rng.IntN(20))
+		w.start(capture.Resume{Intact: true})
+	case n == 37:
+		w.note("power cut")
+		w.kill()
+		w.k.crash()
+		if err := os.RemoveAll(w.dir); err != nil {
+			w.t.Fatal(err)
+		}
+		w.burst(w.rng.IntN(20)) // before the agent's start
+		w.start(capture.Resume{})
+	case n == 38:
+		w.note("resync asked for")
+		w.p.Wish(context.Background(), desired.State{Disks: w.disks, Resync: w.resync()}, w.k.found())
+	case n == 39:
+		w.note("disk out and in")
+		w.p.Wish(context.Background(), desired.State{Disks: w.disks[:1]}, w.k.found())
+		time.Sleep(500 * time.Millisecond)
+		w.p.Wish(context.Background(), desired.State{Disks: w.disks}, w.k.found())
+	}
+}
+
+func (w *world) resync() uint64 { w.resyncs++; return w.resyncs }
+
+func (w *world) burst(n int) {
+	for range n {
+		w.k.write(w.disks[w.rng.IntN(len(w.disks))], w.rng.IntN(blocks))
+	}
+}
+
+// check proves invariant 1 for every point that the vault would offer: its image is
+// what the disks held after some prefix of their writes, a later one for later points.
+// It returns the number of points.
+func (w *world) check() (points int) {
+	w.plant.mu.Lock()
+	defer w.plant.mu.Unlock()
+	complete := map[block.Epoch]bool{}
+	disks := map[block.Epoch][]frame.MarkDisk{}
+	from := 0
+	for i, raw := range w.plant.log {
+		f, err := frame.Parse(raw)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if m, err := f.Mark(); err == nil && m.Type == frame.MarkBaseComplete {
+			complete[f.Epoch] = true
+			if int(m.BaseFrames) != len(w.plant.base[f.Epoch]) {
+				w.t.Fatalf("epoch %d is complete with %d base frames, %d came", f.Epoch, m.BaseFrames, len(w.plant.base[f.Epoch]))
+			}
+		} else if err == nil && m.Type == frame.MarkEpochBegin {
+			disks[f.Epoch] = m.Disks
+		}
+		if !complete[f.Epoch] || len(disks[f.Epoch]) < len(w.disks) {
+			continue
+		}
+		points++
+		img := w.plant.image(i + 1)
+		for _, id := range w.disks {
+			if img[id] == nil {
+				img[id] = make([]byte, blocks*blockSize)
+			}
+		}
+		at := slices.IndexFunc(w.k.history[from:], func(s []uint64) bool { return slices.Equal(s, state(img, w.disks)) })
+		if at < 0 {
+			w.t.Fatalf("point %s (frame %d) is no prefix of the writes from number %d on\n%v", f.Position(), i, from, w.trace)
+		}
+		from += at
+	}
+	return points
+}
+
+// settled waits until everything written is in the vault, and proves that it is.
+func (w *world) settled() {
+	for range 60 {
+		time.Sleep(time.Second)
+		w.plant.commit()
+	}
+	select {
+	case err := <-w.ended:
+		w.t.Fatalf("the pipeline ended: %v", err)
+	default:
+	}
+	s := w.p.Status()
+	if s == nil || s.Phase != desired.PhaseSteady {
+		w.t.Logf("last events: %+v", w.events[max(0, len(w.events)-2):])
+		w.t.Fatalf("a minute of quiet does not settle it: %+v\n%v", s, w.trace)
+	}
+	if w.check() == 0 {
+		w.t.Fatalf("no point is offered\n%v", w.trace)
+	}
+	w.plant.mu.Lock()
+	defer w.plant.mu.Unlock()
+	if img := w.plant.image(len(w.plant.log)); !slices.Equal(state(img, w.disks), w.k.history[len(w.k.history)-1]) {
+		w.t.Fatalf("the newest point is not what the disks hold\n%v", w.trace)
+	}
+}
+
+// TestEveryPointIsAPrefix drives the real pipeline and journal through random faults.
+func TestEveryPointIsAPrefix(t *testing.T) {
+	schedules := 150
+	if testing.Short() {
+		schedules = 20
+	}
+	first := 0
+	if s := os.Getenv("PIPELINE_SEED"); s != "" {
+		first, _ = strconv.Atoi(s)
+		schedules = first + 1
+	}
+	for seed := first; seed < schedules; seed++ {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, uint64(seed))
+			w.burst(20) // before protection
+			w.start(capture.Resume{})
+			for range 60 {
+				w.act()
+			}
+			w.settled()
+			w.kill()
+		})
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+}

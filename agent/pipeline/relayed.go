@@ -1,0 +1,172 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/desired"
+	"github.com/understudy-dr/understudy/pkg/frame"
+	"github.com/understudy-dr/understudy/pkg/wire"
+)
+
+// Welcome compares the relay's position with the log's and returns the sequence
+// number behind which frames are to be sent. Four things can be:
+//
+//   - the relay's position lies within what the journal retains: go on behind it;
+//   - the log knows no position (a new agent, or one that lost its memory): adopt it;
+//   - the relay is ahead: somebody else wrote this machine's log. Its position is
+//     adopted and everything is in doubt;
+//   - the relay is behind what the journal retains: it lost frames it had
+//     acknowledged. Its position is adopted; what is not in the vault is in doubt.
+func (p *Pipeline) Welcome(ctx context.Context, w wire.Welcome) (after block.Seq, err error) {
+	return w.Spooled, p.call(ctx, func() error { return p.welcome(w) })
+}
+
+func (p *Pipeline) welcome(w wire.Welcome) error {
+	base := baseline{}
+	if w.BaseEpoch == p.State.Epoch {
+		base.spooled = w.SpooledBase
+	}
+	p.rewindCopies(base)
+	if d := p.contradiction(w); d != nil {
+		if err := p.adopt(w); err != nil {
+			return err
+		}
+		p.raise(*d)
+	}
+	p.known = true
+	return p.acked(w.Spooled, w.Committed)
+}
+
+// contradiction is the doubt that the relay's position raises, nil if it continues
+// the log.
+func (p *Pipeline) contradiction(w wire.Welcome) *doubt {
+	oldest := p.Journal.Stats().First
+	switch {
+	case p.w.at.Seq == 0 && w.Spooled == 0:
+		return nil
+	case p.w.at.Seq == 0:
+		p.State.Known = addNew(p.State.Known, p.tracked())
+		return &doubt{reason: frame.ReasonUncleanStop, detail: "the agent has no memory of its log", whole: p.all()}
+	case w.Spooled > p.w.at.Seq:
+		return &doubt{
+			reason: frame.ReasonIdentityConflict, whole: p.all(),
+			detail: fmt.Sprintf("the relay has this machine's log up to %d.%d, the agent made it up to %s", w.Epoch, w.Spooled, p.w.at),
+		}
+	case w.Spooled < p.committed: // the vault itself went back: it may hold none of what it had
+		p.State.Settled = nil
+		if w.Spooled == 0 {
+			p.State.Known = nil
+		}
+		return p.lost("the relay has the log up to %d, frames up to %d were in the vault", w.Spooled, p.committed)
+	case oldest > 0 && w.Spooled+1 < oldest, oldest == 0 && w.Spooled < p.w.at.Seq:
+		return p.lost("the relay has the log up to %d, frames up to %d were acknowledged as spooled", w.Spooled, p.spooled)
+	case p.phase == desired.PhaseBase && p.State.Cursor.Frame > p.base.spooled:
+		return p.lost("the relay has %d base frames of epoch %d, %d were acknowledged as spooled", p.base.spooled, p.State.Epoch, p.State.Cursor.Frame)
+	}
+	return nil
+}
+
+func (p *Pipeline) lost(format string, args ...any) *doubt {
+	return &doubt{reason: frame.ReasonRelayLostSpool, detail: fmt.Sprintf(format, args...)}
+}
+
+// adopt continues the log behind the relay's position, in an epoch above both.
+func (p *Pipeline) adopt(w wire.Welcome) error {
+	p.w.drop()
+	p.Journal.Reset(w.Spooled)
+	p.w.at = block.Position{Epoch: max(w.Epoch, p.w.at.Epoch, p.State.Epoch), Seq: w.Spooled}
+	p.spooled, p.committed = w.Spooled, w.Committed
+	return p.save()
+}
+
+// Acked takes the log channel's acknowledgement.
+func (p *Pipeline) Acked(ctx context.Context, spooled, committed block.Seq) {
+	p.post(ctx, func() error { return p.acked(spooled, committed) })
+}
+
+func (p *Pipeline) acked(spooled, committed block.Seq) error {
+	if spooled > p.spooled {
+		p.spooled = spooled
+		p.Journal.Release(spooled)
+	}
+	if committed > p.committed {
+		p.committed = committed
+		p.wake()
+		if err := p.forget(); err != nil {
+			return err
+		}
+	}
+	return p.settle()
+}
+
+// forget lets the kernel forget blocks that are in the vault. That the vault had them
+// is written down before: a vault that goes back must be noticed.
+func (p *Pipeline) forget() error {
+	if !p.gens.forgettable(p.committed) {
+		return nil
+	}
+	if err := p.save(); err != nil {
+		return err
+	}
+	if err := p.gens.forget(); err != nil {
+		return fmt.Errorf("pipeline: machine %s: forgetting committed blocks: %w", p.Machine, err)
+	}
+	return nil
+}
+
+// BaseAcked takes the base channel's acknowledgement.
+func (p *Pipeline) BaseAcked(ctx context.Context, epoch block.Epoch, spooled uint64) {
+	p.post(ctx, func() error {
+		if epoch != p.State.Epoch || spooled <= p.base.spooled {
+			return nil
+		}
+		p.base.spooled = spooled
+		c := p.copying
+		if c == nil {
+			return nil
+		}
+		t := c.trail.Load()
+		cursor := t.Spooled(spooled)
+		if t.copy != p.State.Copy || p.Now().Sub(c.saved).Abs() < time.Second {
+			return nil
+		}
+		c.saved = p.Now()
+		return p.copied(c, t.copy, cursor)
+	})
+}
+
+// waiter waits for the log to be committed up to seq.
+type waiter struct {
+	seq  block.Seq
+	done chan struct{}
+}
+
+// waitCommitted returns when the vault has the log up to seq.
+func (p *Pipeline) waitCommitted(ctx context.Context, seq block.Seq) error {
+	w := waiter{seq: seq, done: make(chan struct{})}
+	p.post(ctx, func() error {
+		p.waiters = append(p.waiters, w)
+		p.wake()
+		return nil
+	})
+	select {
+	case <-w.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (p *Pipeline) wake() {
+	p.waiters = slices.DeleteFunc(p.waiters, func(w waiter) bool {
+		if w.seq > p.committed {
+			return false
+		}
+		close(w.done)
+		return true
+	})
+}

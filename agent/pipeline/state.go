@@ -1,0 +1,109 @@
+package pipeline
+
+import (
+	"slices"
+
+	"github.com/understudy-dr/understudy/agent/capture"
+	"github.com/understudy-dr/understudy/agent/resync"
+	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/frame"
+)
+
+// State is what the pipeline must know again after its process died: where its log
+// stands in its life. Where it stands in its frames, the journal knows. It is saved
+// before the mark it speaks of is stored: a Began or Complete beyond the last frame is
+// an intent that did not happen.
+type State struct {
+	Machine block.MachineID `json:"machine"`
+	Epoch   block.Epoch     `json:"epoch"`
+	Reason  frame.Reason    `json:"reason"`
+	// Stretch is the stretch of unbroken capture that the epoch consists of.
+	Stretch capture.Armed `json:"stretch"`
+	// Began is the sequence number of the epoch's begin mark; Complete that of its
+	// base-complete mark, 0 while the base is being sent.
+	Began    block.Seq `json:"began"`
+	Complete block.Seq `json:"complete,omitempty"`
+	// Copies settle the epoch's doubt one after another; Cursor is how far the one
+	// at Copy has come.
+	Copies []Copy        `json:"copies,omitempty"`
+	Copy   int           `json:"copy,omitempty"`
+	Cursor resync.Cursor `json:"cursor,omitzero"`
+	// Disks are the disks of the epoch.
+	Disks []block.DiskID `json:"disks,omitempty"`
+	// Known names the disks of which the vault holds anything; Settled those of which
+	// it holds a base that was completed and committed.
+	Known   []block.DiskID `json:"known,omitempty"`
+	Settled []block.DiskID `json:"settled,omitempty"`
+	// Resync is the newest of the operator's resync requests that has begun.
+	Resync uint64 `json:"resync,omitempty"`
+}
+
+// Copy is one pass over some disks with one method.
+type Copy struct {
+	Method frame.Method   `json:"method"`
+	Disks  []block.DiskID `json:"disks"`
+}
+
+// plan orders the copies of an epoch over these disks. What was never settled is read
+// whole: sent in full if the vault holds nothing of it, else compared by hash, so that
+// an initial copy broken off again and again still comes to its end.
+func (s *State) plan(disks []block.DiskID, whole map[block.DiskID]bool) []Copy {
+	var ranges, hash, full []block.DiskID
+	for _, d := range disks {
+		switch {
+		case !slices.Contains(s.Known, d):
+			full = append(full, d)
+		case whole[d] || !slices.Contains(s.Settled, d):
+			hash = append(hash, d)
+		default:
+			ranges = append(ranges, d)
+		}
+	}
+	var copies []Copy
+	for _, c := range []Copy{{frame.MethodRanges, ranges}, {frame.MethodHash, hash}, {frame.MethodFull, full}} {
+		if len(c.Disks) > 0 {
+			copies = append(copies, c)
+		}
+	}
+	return copies
+}
+
+// copyOf is the method by which the epoch settles this disk.
+func copyOf(copies []Copy, d block.DiskID) frame.Method {
+	for _, c := range copies {
+		if slices.Contains(c.Disks, d) {
+			return c.Method
+		}
+	}
+	return ""
+}
+
+// method is the one word for the epoch's copies: the heaviest of them.
+func method(copies []Copy) frame.Method {
+	if len(copies) == 0 {
+		return frame.MethodRanges
+	}
+	return copies[len(copies)-1].Method
+}
+
+func addNew(ids []block.DiskID, more []block.DiskID) []block.DiskID {
+	for _, id := range more {
+		if !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// interrupted are the disks that an epoch which never began would have read whole.
+func (s *State) interrupted() map[block.DiskID]bool {
+	whole := map[block.DiskID]bool{}
+	for _, c := range s.Copies {
+		for _, d := range c.Disks {
+			if c.Method != frame.MethodRanges {
+				whole[d] = true
+			}
+		}
+	}
+	return whole
+}

@@ -1,0 +1,130 @@
+package pipeline
+
+import (
+	"errors"
+	"time"
+
+	"github.com/understudy-dr/understudy/agent/capture"
+	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/frame"
+)
+
+const (
+	// frameTarget closes a frame by size: large enough that the cost of a frame (a
+	// header, a checksum call, an acknowledgement) vanishes, small enough that a frame
+	// is sent while the next one is filled.
+	frameTarget = 1 << 20
+	// frameAge closes a frame by time. It is the smallest part of the RPO; below it
+	// frames of a quiet machine would be mostly header.
+	frameAge = 200 * time.Millisecond
+	// tickEvery is how often an idle machine says that it is watched.
+	tickEvery = time.Second
+)
+
+// Store is where closed frames go: the journal.
+type Store interface {
+	Append(raw []byte, ringPos uint64) error
+}
+
+// writer cuts the stream of records into frames and numbers them. It belongs to the
+// pipeline's one consumer goroutine.
+type writer struct {
+	machine block.MachineID
+	store   Store
+	b       *frame.Builder
+	buf     []byte
+
+	at      block.Position // of the last frame in the store
+	opened  time.Time      // of the frame being filled; zero when there is none
+	ringPos uint64         // behind the last record taken
+	closed  time.Time      // of the last frame in the store
+}
+
+func newWriter(machine block.MachineID, store Store) *writer {
+	return &writer{machine: machine, store: store, b: frame.NewBuilder(machine)}
+}
+
+// resume continues behind this position.
+func (w *writer) resume(at block.Position, ringPos uint64, now time.Time) {
+	w.at, w.ringPos, w.opened, w.closed = at, ringPos, time.Time{}, now
+}
+
+// full reports whether the frame must be closed before a record with n bytes of data.
+func (w *writer) full(n int) bool { return !w.b.Room(n) }
+
+// add takes one record at this moment. The caller has asked full.
+func (w *writer) add(r capture.Record, now time.Time) error {
+	if !w.open() {
+		w.opened = now
+		w.b.Reset(frame.KindLog, w.at.Epoch, w.at.Seq+1, r.At)
+	}
+	w.ringPos = r.Pos
+	return w.b.Add(r.Disk, r.Op, r.Extent, r.Data)
+}
+
+// open reports whether a frame is being filled; due whether it should be closed now.
+func (w *writer) open() bool { return !w.opened.IsZero() }
+
+func (w *writer) due(now time.Time) bool {
+	return w.open() && (w.b.Len() >= frameTarget || now.Sub(w.opened) >= frameAge || now.Before(w.opened))
+}
+
+// close ends the frame being filled and stores it. After an error nothing of it is in
+// the log, and the position is the one before.
+func (w *writer) close(now time.Time, c frame.Compression) error {
+	if !w.open() {
+		return nil
+	}
+	last := w.at.Seq + block.Seq(max(w.b.Records(), 1))
+	raw, err := w.b.Append(w.buf[:0], last, now, c)
+	w.drop()
+	if err != nil {
+		return err
+	}
+	return w.append(raw, last, now)
+}
+
+// drop forgets the frame being filled.
+func (w *writer) drop() { w.opened = time.Time{} }
+
+// tick says that the machine was watched and wrote nothing. It does nothing while a
+// frame is being filled or the last one is fresh.
+func (w *writer) tick(now time.Time) error {
+	if w.open() || now.Sub(w.closed) < tickEvery && !now.Before(w.closed) {
+		return nil
+	}
+	raw, err := frame.AppendTick(w.buf[:0], w.machine, w.at.Epoch, w.at.Seq+1, now)
+	if err != nil {
+		return err
+	}
+	return w.append(raw, w.at.Seq+1, now)
+}
+
+var errOpenFrame = errors.New("pipeline: a mark cannot stand inside a frame")
+
+// mark stores a mark in epoch, behind everything stored so far.
+func (w *writer) mark(epoch block.Epoch, m frame.Mark, now time.Time) error {
+	if w.open() {
+		return errOpenFrame
+	}
+	raw, err := frame.AppendMark(w.buf[:0], w.machine, epoch, w.at.Seq+1, now, m)
+	if err != nil {
+		return err
+	}
+	before := w.at.Epoch
+	w.at.Epoch = epoch
+	if err := w.append(raw, w.at.Seq+1, now); err != nil {
+		w.at.Epoch = before
+		return err
+	}
+	return nil
+}
+
+func (w *writer) append(raw []byte, last block.Seq, now time.Time) error {
+	w.buf = raw
+	if err := w.store.Append(raw, w.ringPos); err != nil {
+		return err
+	}
+	w.at.Seq, w.closed = last, now
+	return nil
+}
