@@ -19,6 +19,9 @@ const (
 	// asksAhead requests run ahead of the reads, so that answers wait for the disk and
 	// the disk never waits for answers.
 	asksAhead = 3
+	// asksAtOnce bounds the requests under way. The relay answers four of a machine at
+	// once and refuses a fifth for a while.
+	asksAtOnce = 3
 )
 
 // question is a request for the coarse hashes of a stretch.
@@ -144,6 +147,12 @@ func (r *run) refine(ctx context.Context, d *disk, c *chunk, suspects []block.Ex
 
 // hashes asks the vault and refuses an answer of the wrong length.
 func (r *run) hashes(ctx context.Context, d *disk, e block.Extent, granule int64) ([]block.Hash16, error) {
+	select {
+	case r.asks <- struct{}{}:
+		defer func() { <-r.asks }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	h, err := r.hasher.RangeHashes(ctx, d.ID, e.Off, e.Len, granule)
 	if err != nil {
 		return nil, fmt.Errorf("resync: disk %s (%s): range hashes of %v: %w", d.Path, d.ID, e, err)

@@ -19,9 +19,9 @@ import (
 // falling back to buffered reads: the page cache of the device does not know what a
 // mounted file system wrote past it.
 type linuxDevice struct {
-	fd    int
-	sysfs string // directory of the device, empty for a file
-	dev   uint64 // device number
+	fd      int
+	sysfs   string // directory of the device, empty for a file
+	between func() // see mount
 }
 
 func openDevice(t Target) (Device, error) {
@@ -36,7 +36,6 @@ func openDevice(t Target) (Device, error) {
 		return nil, err
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFBLK {
-		d.dev = st.Rdev
 		d.sysfs = fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
 	}
 	return d, nil

@@ -76,12 +76,12 @@ func (d *loopDisk) mount(opts ...string) {
 	must(d.t, "mount", append(opts, d.node, d.dir)...)
 }
 
-// newLoopDisk makes a disk of 512 MiB with a mounted file system; start > 0 puts it on
+// newLoopDisk makes a disk of 336 MiB (XFS wants 300) with a mounted file system; start > 0 puts it on
 // a partition that begins there and ends 16 MiB before the disk.
 func newLoopDisk(t testing.TB, fs string, start int64, mkfs ...string) *loopDisk {
 	t.Helper()
 	dir := scratch(t)
-	d := &loopDisk{t: t, image: filepath.Join(dir, "disk.img"), dir: filepath.Join(dir, "mnt"), fs: fs, start: start, size: 512 << 20}
+	d := &loopDisk{t: t, image: filepath.Join(dir, "disk.img"), dir: filepath.Join(dir, "mnt"), fs: fs, start: start, size: 336 << 20}
 	must(t, "truncate", "--size", fmt.Sprint(d.size), d.image)
 	if err := os.Mkdir(d.dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -345,16 +345,47 @@ func TestLoopFreeButStillReferenced(t *testing.T) {
 				t.Error("XFS did not call the deleted file's blocks free")
 			}
 
-			target := d.target()
-			target.Fresh = true
-			rep := newImage(t, d.image+".run", d.size)
-			job := Job{Machine: machine, Epoch: 1, Method: frame.MethodFull, Disks: []Target{target}}
-			if _, err := Run(t.Context(), job, rep, nil, Options{}); err != nil {
-				t.Fatal(err)
-			}
-			dir := d.boot(rep.f.Name())
+			dir := d.boot(d.fullCopy(d.image+".run", Options{}).f.Name())
 			same(t, dir, "keep", keep)
 			if got, err := os.ReadFile(filepath.Join(dir, "victim")); err == nil && !bytes.Equal(got, victim) {
+				t.Errorf("the deleted file came back with wrong bytes (%d)", len(got))
+			}
+		})
+	}
+}
+
+func (d *loopDisk) fullCopy(path string, opt Options) *image {
+	d.t.Helper()
+	target := d.target()
+	target.Fresh = true
+	rep := newImage(d.t, path, d.size)
+	job := Job{Machine: machine, Epoch: 1, Method: frame.MethodFull, Disks: []Target{target}}
+	if _, err := Run(d.t.Context(), job, rep, nil, opt); err != nil {
+		d.t.Fatal(err)
+	}
+	return rep
+}
+
+// TestLoopDeletionBetweenTheSteps: a file deleted after GETFSMAP and before syncfs is
+// copied. In the other order its blocks would be free and still referenced.
+func TestLoopDeletionBetweenTheSteps(t *testing.T) {
+	for _, fs := range []string{"ext4", "xfs"} {
+		t.Run(fs, func(t *testing.T) {
+			d := newLoopDisk(t, fs, 0)
+			victim := d.write("victim", 64<<20)
+			must(t, "sync", "-f", d.dir)
+			before := d.waitFree(0, 1).Bytes()
+			rep := d.fullCopy(d.image+".run", Options{Open: func(t Target) (Device, error) {
+				dev, err := openDevice(t)
+				if err == nil {
+					dev.(*linuxDevice).between = func() {
+						os.Remove(filepath.Join(d.dir, "victim"))
+						d.waitFree(before, int64(len(victim))-1<<20)
+					}
+				}
+				return dev, err
+			}})
+			if got, err := os.ReadFile(filepath.Join(d.boot(rep.f.Name()), "victim")); err == nil && !bytes.Equal(got, victim) {
 				t.Errorf("the deleted file came back with wrong bytes (%d)", len(got))
 			}
 		})
@@ -483,5 +514,54 @@ func TestLoopOddSectors(t *testing.T) {
 		if got, err := os.ReadFile(rep.f.Name()); err != nil || !bytes.Equal(got, content) {
 			t.Errorf("sectors of %s: replica differs, %v", c.sector, err)
 		}
+	}
+}
+
+// TestLoopWholeWhereNotUnderstood: what GETFSMAP cannot speak for is read whole, and
+// the plan says why.
+func TestLoopWholeWhereNotUnderstood(t *testing.T) {
+	t.Run("btrfs", func(t *testing.T) {
+		d := newLoopDisk(t, "btrfs", 0)
+		d.expectWhole("")
+	})
+	t.Run("ext2", func(t *testing.T) {
+		d := newLoopDisk(t, "ext2", 0)
+		d.expectWhole("not understood")
+	})
+	t.Run("unmounted", func(t *testing.T) {
+		d := newLoopDisk(t, "ext4", 0)
+		must(t, "umount", d.dir)
+		d.expectWhole("")
+	})
+	t.Run("hidden", func(t *testing.T) {
+		d := newLoopDisk(t, "ext4", 0)
+		must(t, "mount", "-t", "tmpfs", "none", d.dir)
+		defer must(t, "umount", d.dir)
+		d.expectWhole("mounted over it")
+	})
+	t.Run("external log", func(t *testing.T) {
+		dir := scratch(t)
+		image := filepath.Join(dir, "log.img")
+		must(t, "truncate", "--size", "64M", image)
+		logdev := attach(t, image)
+		d := newLoopDisk(t, "xfs", 0)
+		must(t, "umount", d.dir)
+		must(t, "mkfs.xfs", "-q", "-f", "-l", "logdev="+logdev, d.node)
+		d.mount("-o", "logdev="+logdev)
+		d.expectWhole("several devices")
+		must(t, "umount", d.dir)
+	})
+}
+
+func (d *loopDisk) expectWhole(why string) {
+	d.t.Helper()
+	dev, err := openDevice(d.target())
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer dev.Close()
+	u, err := dev.Usage(d.t.Context())
+	if err != nil || u.Layout != wholeDisk || u.Free.Count() != 0 || !strings.Contains(strings.Join(u.Whole, ";"), why) {
+		d.t.Errorf("%+v, %v, want whole because %q", u, err, why)
 	}
 }

@@ -20,6 +20,8 @@ type mount struct {
 	fs    string // "ext4", "xfs", …
 	point string
 	super string // options of the super block
+	// between is called between asking for free space and syncing; for tests.
+	between func()
 }
 
 // part is the disk itself or a partition of it.
@@ -41,7 +43,11 @@ func (d *linuxDevice) mounts() ([]mount, error) {
 	if err != nil {
 		return nil, err
 	}
-	return onParts(string(raw), parts), nil
+	found := onParts(string(raw), parts)
+	for i := range found {
+		found[i].between = d.between
+	}
+	return found, nil
 }
 
 // onParts finds in a mountinfo table the file systems on the given parts. Of several

@@ -92,7 +92,7 @@ type Sink interface {
 // Hasher answers with the range hashes of the vault's view of a disk at the end of
 // the previous epoch: one per granule of [off, off+length), the last of the disk may
 // be short. Both off and granule are in bytes, off is a multiple of granule. What the
-// vault never got hashes as zeros. It is called by several goroutines at once.
+// vault never got hashes as zeros. Up to three goroutines call it at once.
 type Hasher interface {
 	RangeHashes(ctx context.Context, disk block.DiskID, off, length, granule int64) ([]block.Hash16, error)
 }

@@ -32,6 +32,7 @@ type run struct {
 	meter  *meter
 	bufs   chan []byte   // free read buffers
 	reads  chan struct{} // tickets to read
+	asks   chan struct{} // tickets to ask the hasher
 }
 
 // disk is one disk of a run.
@@ -56,9 +57,9 @@ func newRun(job Job, sink Sink, hasher Hasher, opt Options) *run {
 	}
 	r := &run{job: job, hasher: hasher, opt: opt, log: opt.Log, meter: newMeter(job.Cursor)}
 	r.out = newEmitter(job, sink, opt, r.meter)
-	r.bufs, r.reads = make(chan []byte, buffers), make(chan struct{}, depth)
+	r.bufs, r.reads, r.asks = make(chan []byte, buffers), make(chan struct{}, depth), make(chan struct{}, asksAtOnce)
 	for range buffers {
-		r.bufs <- aligned(chunkSize)
+		r.bufs <- nil // made when it is needed: most repairs are small
 	}
 	return r
 }
@@ -184,6 +185,9 @@ func (r *run) issue(ctx context.Context, g *errgroup.Group, d *disk, order chan<
 	for c := range src {
 		select {
 		case buf := <-r.bufs:
+			if buf == nil {
+				buf = aligned(chunkSize)
+			}
 			c.data = buf[:c.span.Len]
 		case <-ctx.Done():
 			return ctx.Err()

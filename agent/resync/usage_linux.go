@@ -112,6 +112,9 @@ func (m mount) ask(ctx context.Context, fd int) (v verdict) {
 	if v.free, v.err = fsmap(ctx, fd, m.part); v.err != nil {
 		return v
 	}
+	if m.between != nil {
+		m.between()
+	}
 	if err := unix.Syncfs(fd); err != nil {
 		v.err = fmt.Errorf("it does not sync: %w", err)
 	}
