@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -21,6 +22,8 @@ type fill struct {
 	file  *os.File
 	side  *Sidecar
 	meter *meter
+
+	written atomic.Int64 // bytes
 
 	mu      sync.Mutex
 	flying  []int64 // offsets of the pieces being written
@@ -96,6 +99,7 @@ func (f *fill) write(ctx context.Context, p Extent, buf []byte) error {
 		startWriteback(f.file, r.Off, r.Len)
 		written += r.Len
 	}
+	f.written.Add(written)
 	f.meter.add(p.Len, written)
 	return nil
 }

@@ -17,7 +17,8 @@ type Options struct {
 	// Workers is how many pieces of up to 4 MiB are read and written at once, over
 	// all disks. 0 means four for each processor, at most 16.
 	Workers int
-	// Progress is called about five times a second, never by two at once. May be nil.
+	// Progress is called about five times a second and at each end of a disk, never by
+	// two at once. It must not block. May be nil.
 	Progress func(Progress)
 	// DiscardChanges gives up what somebody wrote to a finished target, which is
 	// otherwise refused with ErrAltered.
@@ -39,7 +40,7 @@ type Result struct {
 	Target  Target
 	Size    int64         // of the disk, bytes
 	Data    int64         // bytes of it that had to be looked at
-	Written int64         // bytes written, over all disks of the call
+	Written int64         // bytes of that which were written: the rest were zero
 	Resumed bool          // an interrupted materialisation was continued
 	Patched bool          // an existing target was advanced by its differences only
 	Already bool          // the target was at the point before
@@ -105,7 +106,7 @@ func run(ctx context.Context, disks []Disk, targets []Target, opts Options) ([]R
 	results := make([]Result, len(fills))
 	for i, f := range fills {
 		results[i] = f.result()
-		results[i].Data, results[i].Written, results[i].Took = totals[i], m.snapshot().Written, time.Since(start)
+		results[i].Data, results[i].Took = totals[i], time.Since(start)
 	}
 	return results, nil
 }
@@ -115,6 +116,7 @@ func (f *fill) result() Result {
 		Origin:  f.disk.Origin,
 		Target:  f.target,
 		Size:    f.disk.Image.Size(),
+		Written: f.written.Load(),
 		Resumed: f.act != actNothing && f.found != nil && f.found.State == StateWriting && (f.from > 0 || f.act == actPatch),
 		Patched: f.act == actPatch,
 		Already: f.act == actNothing,

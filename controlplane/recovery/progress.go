@@ -42,7 +42,7 @@ func newMeter(disks int, total int64, report func(Progress)) *meter {
 		report:  report,
 		start:   start,
 		now:     Progress{Disks: disks, Total: total},
-		next:    start.Add(reportEvery),
+		next:    start,
 		samples: []sample{{at: start}},
 	}
 }
@@ -87,11 +87,4 @@ func (m *meter) say(t time.Time) {
 	if m.report != nil {
 		m.report(p)
 	}
-}
-
-// snapshot is the state without a report.
-func (m *meter) snapshot() Progress {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.now
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // DefaultAddress is the loopback end of the port that is registered for NBD.
@@ -42,7 +43,9 @@ func listenUnix(path string) (net.Listener, error) {
 	if fi, err := os.Lstat(path); err != nil || fi.Mode().Type() != os.ModeSocket {
 		return nil, fmt.Errorf("nbd: %s is there already and is not a socket: choose another path", path)
 	}
-	if nc, err := net.Dial("unix", path); err == nil {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if nc, err := new(net.Dialer).DialContext(ctx, "unix", path); err == nil {
 		nc.Close()
 		return nil, fmt.Errorf("nbd: another process listens on %s: stop it or choose another path", path)
 	}
