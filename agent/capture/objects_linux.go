@@ -229,7 +229,11 @@ func checkLayout(spec *ebpf.CollectionSpec, o *objects) error {
 		if pin == "ring" { // its size is an option
 			continue
 		}
-		if err := spec.Maps[name].Compatible(o.maps[pin]); err != nil {
+		want := spec.Maps[name].Copy()
+		if strings.HasPrefix(name, ".data") { // as the loader makes them
+			want.Flags |= unix.BPF_F_MMAPABLE
+		}
+		if err := want.Compatible(o.maps[pin]); err != nil {
 			return fmt.Errorf("the pinned map %s: %w", pin, err)
 		}
 	}
