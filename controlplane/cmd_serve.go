@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/understudy-dr/understudy/pkg/obs"
 )
 
 // serveOptions are the flags of understudy serve.
@@ -19,14 +21,17 @@ type serveOptions struct {
 	relayListen string
 	advertise   []string
 	names       []string
+	place       vaultPlace
+	spoolLimit  int64
+	spool       string
 	logJSON     bool
 	debug       bool
 }
 
-func newServe() *cobra.Command {
+func newServe(op *operator) *cobra.Command {
 	o := &serveOptions{}
 	cmd := &cobra.Command{
-		Use:   "serve --data DIR",
+		Use:   "serve",
 		Short: "Run the control plane: API, relay and vault in one process",
 		Long: `Runs the API, the relay and the vault in one process, with everything it keeps
 below one directory. On the first start it makes its certificate authority, the
@@ -34,23 +39,32 @@ vault's key and an operator's token there; whoever can read the directory is an
 operator. Back up DIR/pki and DIR/vault.key, apart from the vault: without the key
 nobody can read the vault.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runServe(cmd.Context(), o) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.data = op.data
+			return runServe(cmd.Context(), o)
+		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.data, "data", "", "directory for everything that is kept (required)")
 	f.StringVar(&o.apiListen, "api-listen", ":443", "address of the API")
 	f.StringVar(&o.relayListen, "relay-listen", ":9443", "address where agents send their logs, TCP and UDP")
 	f.StringSliceVar(&o.advertise, "advertise-relay", nil, "host:port under which agents reach the relay (default: the API's host and the relay's port)")
 	f.StringSliceVar(&o.names, "name", nil, "further names and addresses of this host in the API's certificate")
+	o.place.flags(f)
+	f.StringVar(&o.spool, "spool-limit", "16GiB", "how much the relay may keep on disk before the vault has it")
 	f.BoolVar(&o.logJSON, "log-json", false, "log as JSON lines")
 	f.BoolVar(&o.debug, "debug", false, "log more")
-	_ = cmd.MarkFlagRequired("data")
-	_ = cmd.MarkFlagDirname("data")
 	return cmd
 }
 
 func runServe(ctx context.Context, o *serveOptions) error {
-	log := newLog(o.logJSON, o.debug)
+	log := o.log()
+	var err error
+	if o.spoolLimit, err = parseBytes(o.spool); err != nil {
+		return usageError{fmt.Errorf("--spool-limit: %w", err)}
+	}
+	if _, err := o.relayAddresses(); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(o.data, 0o700); err != nil {
 		return fmt.Errorf("the data directory: %w", err)
 	}
@@ -67,15 +81,12 @@ func runServe(ctx context.Context, o *serveOptions) error {
 	return p.serve(ctx)
 }
 
-func newLog(asJSON, debug bool) *slog.Logger {
-	options := &slog.HandlerOptions{Level: slog.LevelInfo}
-	if debug {
-		options.Level = slog.LevelDebug
+func (o *serveOptions) log() *slog.Logger {
+	level := slog.LevelInfo
+	if o.debug {
+		level = slog.LevelDebug
 	}
-	if asJSON {
-		return slog.New(slog.NewJSONHandler(os.Stderr, options))
-	}
-	return slog.New(slog.NewTextHandler(os.Stderr, options))
+	return obs.NewLog(os.Stderr, level, o.logJSON)
 }
 
 // relayAddresses are what agents are told. Without a host they use the one by which

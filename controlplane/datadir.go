@@ -13,10 +13,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// What lies in the data directory.
+const (
+	addressName   = "api.url" // where the API answers, for the operator's tool
+	inventoryName = "inventory.db"
+	lockName      = "lock"
+	pkiName       = "pki"
+	recoveredName = "recovered" // copies of failovers for which nobody named a place
+	spoolName     = "spool"
+	tokenName     = "operator.token"
+	vaultName     = "vault"
+	vaultKeyName  = "vault.key"
+)
+
 // lockData makes sure that one process uses the data directory: two writers would
 // each believe the inventory and the spool to be theirs alone.
 func lockData(dir string) (release func(), err error) {
-	path := filepath.Join(dir, "lock")
+	path := filepath.Join(dir, lockName)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("the data directory: %w", err)
@@ -37,7 +50,7 @@ func ignoreCount(_ int, err error) error { return err }
 
 // operatorToken reads the operator's token, or draws one where there is none.
 func operatorToken(dir string) (string, error) {
-	path := filepath.Join(dir, "operator.token")
+	path := filepath.Join(dir, tokenName)
 	b, err := os.ReadFile(path)
 	if err == nil {
 		if token := strings.TrimSpace(string(b)); len(token) >= 32 {
@@ -60,4 +73,10 @@ func operatorToken(dir string) (string, error) {
 		return "", fmt.Errorf("the operator's token: %w", err)
 	}
 	return token, nil
+}
+
+// exists says whether there is anything at the path.
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }

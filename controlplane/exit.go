@@ -31,7 +31,7 @@ const exitCodesHelp = `Exit codes:
     5  not allowed: no token, a wrong one, or a certificate that is not valid
     6  the control plane, or a part of it, cannot be reached
     7  a job began and failed; understudy job show tells why
-    8  a check found damage
+    8  the vault is damaged
   130  interrupted`
 
 var exitByCode = map[problem.Code]int{
@@ -60,6 +60,7 @@ var exitByCode = map[problem.Code]int{
 	problem.CertificateForeign: exitDenied,
 	problem.CertificateRevoked: exitDenied,
 	problem.ClockSkew:          exitDenied,
+	problem.Damaged:            exitDamaged,
 	problem.Unavailable:        exitUnreachable,
 }
 

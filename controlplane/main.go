@@ -10,10 +10,9 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-)
 
-// version is set by the linker.
-var version = "dev"
+	"github.com/understudy-dr/understudy/pkg/obs"
+)
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -32,15 +31,22 @@ func run(ctx context.Context, root *cobra.Command) int {
 
 // newRoot is the command with all its verbs.
 func newRoot() *cobra.Command {
+	o := &operator{}
 	root := &cobra.Command{
-		Use:           "understudy",
-		Short:         "Disaster recovery: every second of a protected machine's past, anywhere",
-		Long:          "Understudy keeps every block that protected machines write and brings them up\nelsewhere as of any moment. This is its control plane and its operator's tool.\n\n" + exitCodesHelp,
-		Version:       version,
-		SilenceUsage:  true,
-		SilenceErrors: true,
+		Use:   "understudy",
+		Short: "Disaster recovery: every second of a protected machine's past, anywhere",
+		Long: `Understudy keeps every block that protected machines write and brings them up
+elsewhere as of any moment. This is its control plane and its operator's tool.
+
+` + exitCodesHelp,
+		Version:           obs.BuildVersion(),
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		PersistentPreRunE: func(*cobra.Command, []string) error { return o.prepare() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newServe())
+	o.flags(root)
+	root.AddCommand(newServe(o), newToken(o), newMachine(o), newDisk(o), newPolicy(o), newProtect(o), newUnprotect(o), newResync(o),
+		newWatch(o), newPoint(o), newFailover(o), newJob(o), newEvent(o), newAudit(o), newDocs())
 	return root
 }

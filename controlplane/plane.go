@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,62 +16,50 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/understudy-dr/understudy/controlplane/api"
+	"github.com/understudy-dr/understudy/controlplane/failover"
 	"github.com/understudy-dr/understudy/controlplane/inventory"
 	"github.com/understudy-dr/understudy/controlplane/pki"
-	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/controlplane/relay"
+	"github.com/understudy-dr/understudy/pkg/obs"
+	"github.com/understudy-dr/understudy/pkg/wire"
 )
 
 // plane is a running control plane: the one place that knows all its rooms.
 type plane struct {
-	log       *slog.Logger
 	options   *serveOptions
+	log       *slog.Logger
 	metrics   *prometheus.Registry
 	inventory *inventory.Inventory
 	authority *pki.Authority
-	handler   http.Handler
+	past      past
+	driver    *failover.Driver
+	events    *relayEvents
 }
 
+// newPlane opens everything that is kept.
 func newPlane(ctx context.Context, o *serveOptions, log *slog.Logger) (_ *plane, err error) {
-	p := &plane{log: log, options: o, metrics: prometheus.NewRegistry()}
+	p := &plane{options: o, log: log, metrics: prometheus.NewRegistry()}
 	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	relays, err := o.relayAddresses()
-	if err != nil {
+	if p.authority, err = pki.Open(o.path(pkiName), time.Now); err != nil {
 		return nil, err
 	}
-	if p.authority, err = pki.Open(o.path("pki"), time.Now); err != nil {
+	if p.past.vault, err = o.place.in(o.data).openOrCreate(ctx, p.metrics, log); err != nil {
 		return nil, err
 	}
-	if p.inventory, err = inventory.Open(ctx, o.path("inventory.db"), time.Now, log); err != nil {
+	if p.inventory, err = inventory.Open(ctx, o.path(inventoryName), time.Now, log); err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			p.close()
-		}
-	}()
 	token, err := operatorToken(o.data)
+	if err == nil {
+		err = p.inventory.SetOperator(ctx, "admin", token)
+	}
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, p.inventory.Close())
 	}
-	if err := p.inventory.SetOperator(ctx, "admin", token); err != nil {
-		return nil, err
-	}
-	p.handler = api.New(api.Options{
-		Inventory:   p.inventory,
-		Enrolment:   pki.NewEnrolment(p.authority, p.inventory),
-		Authority:   p.authority,
-		Replication: p,
-		Relays:      relays,
-		Metrics:     p.metrics,
-		Version:     version,
-		Now:         time.Now,
-		Log:         log,
-	})
+	p.driver = failover.NewDriver(p.inventory, failover.Plans(p.inventory, p.past, p.past), "control plane", log)
+	p.events = newRelayEvents(p.inventory, log)
 	return p, nil
 }
-
-// Replication implements api.Replication.
-func (p *plane) Replication(block.MachineID) inventory.Replication { return inventory.Replication{} }
 
 func (p *plane) close() {
 	if err := p.inventory.Close(); err != nil {
@@ -79,22 +69,77 @@ func (p *plane) close() {
 
 // serve runs until the context ends or a part of the plane fails.
 func (p *plane) serve(ctx context.Context) error {
+	server, err := p.openRelay(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := server.Close(); err != nil {
+			p.log.Error("the relay did not stop in good order", "err", err)
+		}
+	}()
 	listener, err := net.Listen("tcp", p.options.apiListen)
 	if err != nil {
 		return fmt.Errorf("the API cannot listen on %s: %w: choose another --api-listen", p.options.apiListen, err)
 	}
+	known := newReplications(server, p.past, p.log)
+	handler, err := p.handler(known)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return p.serveAPI(ctx, listener) })
-	group.Go(func() error {
-		p.inventory.Track(ctx, p.Replication)
-		return nil
-	})
-	p.log.Info("control plane started", "version", version, "api", listener.Addr().String(), "data", p.options.data)
+	background := func(run func(context.Context)) { group.Go(func() error { run(ctx); return nil }) }
+	background(p.events.run)
+	background(p.driver.Run)
+	background(func(ctx context.Context) { p.inventory.Track(ctx, known.Replication) })
+	background((&custodian{vault: p.past.vault, inventory: p.inventory, log: p.log}).run)
+	group.Go(func() error { return p.serveAPI(ctx, listener, handler) })
+	if err := p.writeAddress(listener.Addr()); err != nil {
+		return err
+	}
+	p.log.Info("control plane started", "version", obs.BuildVersion(), "api", listener.Addr().String(), "relay", server.Addr().String(), "data", p.options.data)
 	return group.Wait()
 }
 
-func (p *plane) serveAPI(ctx context.Context, listener net.Listener) error {
-	server := api.NewServer(ctx, p.handler, p.authority.NewServer(pki.RoleAPI, p.options.names...).TLS(), p.log)
+func (p *plane) openRelay(ctx context.Context) (*relay.Server, error) {
+	own := p.authority.NewServer(pki.RoleRelay)
+	return relay.Open(ctx, relay.Config{
+		Addr:       p.options.relayListen,
+		TLS:        wire.RelayTLS(own.Certificate, p.authority.Pool()),
+		Vault:      relayVault{p.past.vault},
+		Authorize:  authorize(p.inventory),
+		Event:      p.events.take,
+		SpoolDir:   p.options.path(spoolName),
+		SpoolLimit: p.options.spoolLimit,
+		Build:      obs.BuildVersion(),
+		Registerer: p.metrics,
+		Log:        p.log,
+	})
+}
+
+func (p *plane) handler(known *replications) (http.Handler, error) {
+	relays, err := p.options.relayAddresses()
+	if err != nil {
+		return nil, err
+	}
+	return api.New(api.Options{
+		Inventory: p.inventory,
+		Enrolment: pki.NewEnrolment(p.authority, p.inventory),
+		Authority: p.authority,
+		Relay:     known,
+		Points:    p.past,
+		Failovers: failover.New(p.inventory, p.past, p.options.path(recoveredName), p.driver),
+		Progress:  p.driver.WithProgress,
+		Relays:    relays,
+		Metrics:   p.metrics,
+		Version:   obs.BuildVersion(),
+		Now:       time.Now,
+		Log:       p.log,
+	}), nil
+}
+
+func (p *plane) serveAPI(ctx context.Context, listener net.Listener, handler http.Handler) error {
+	server := api.NewServer(ctx, handler, p.authority.NewServer(pki.RoleAPI, p.options.names...).TLS(), p.log)
 	context.AfterFunc(ctx, func() {
 		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
 		defer cancel()
@@ -106,4 +151,17 @@ func (p *plane) serveAPI(ctx context.Context, listener net.Listener) error {
 		return fmt.Errorf("the API: %w", err)
 	}
 	return nil
+}
+
+// writeAddress lets the operator's tool on this host find the API.
+func (p *plane) writeAddress(addr net.Addr) error {
+	host, port, err := net.SplitHostPort(addr.String())
+	if err != nil {
+		return err
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	path := filepath.Join(p.options.data, addressName)
+	return os.WriteFile(path, []byte("https://"+net.JoinHostPort(host, port)+"\n"), 0o644)
 }

@@ -41,7 +41,7 @@ type Client struct {
 
 // NewClient is a client with this identity.
 func NewClient(id *Identity, log *slog.Logger) *Client {
-	return &Client{id: id, api: newClient(id.Server, id.config(roleAPI)), log: log}
+	return &Client{id: id, api: newClient(id.Server, id.config()), log: log}
 }
 
 // Desired asks how this machine shall be, and waits up to 20 seconds for a change if

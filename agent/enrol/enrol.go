@@ -140,10 +140,10 @@ func pinned(fingerprint [sha256.Size]byte, now func() time.Time) *tls.Config {
 				}
 				roots := x509.NewCertPool()
 				roots.AddCert(c)
-				return verify(cs.PeerCertificates, roots, roleAPI, now())
+				return verify(cs.PeerCertificates, roots, now())
 			}
 			return problem.New(problem.CertificateForeign, "check the address, and that the token comes from this control plane; if both are right, somebody sits in between",
-				"the server is not the control plane that made the token")
+				"the server is not the control plane that made the token: the fingerprint is another")
 		},
 	}
 }

@@ -120,17 +120,22 @@ func (id *Identity) present() (*tls.Certificate, *x509.CertPool) {
 	return id.cert, id.roots
 }
 
-// Roles that a server's certificate may prove.
-const (
-	roleAPI   = "understudy://api"
-	roleRelay = "understudy://relay"
-)
+// roleAPI is what the control plane's certificate must prove.
+const roleAPI = "understudy://api"
 
-// RelayTLS is for connections to the relay: the machine's certificate, always the
-// newest, and a server that proves to be this house's relay, whatever its address.
-func (id *Identity) RelayTLS() *tls.Config { return id.config(roleRelay) }
+// Certificate is the machine's present certificate, for connections to the relay.
+func (id *Identity) Certificate() (*tls.Certificate, error) {
+	cert, _ := id.present()
+	return cert, nil
+}
 
-func (id *Identity) config(role string) *tls.Config {
+// Roots holds the authority that the relay's certificate must come from.
+func (id *Identity) Roots() *x509.CertPool {
+	_, roots := id.present()
+	return roots
+}
+
+func (id *Identity) config() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
@@ -141,14 +146,14 @@ func (id *Identity) config(role string) *tls.Config {
 		InsecureSkipVerify: true,
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			_, roots := id.present()
-			return verify(cs.PeerCertificates, roots, role, id.now())
+			return verify(cs.PeerCertificates, roots, id.now())
 		},
 	}
 }
 
-// verify accepts a chain that ends in one of the roots and whose leaf proves the role.
-// The time is looked at apart, to name a clock that is wrong as such.
-func verify(chain []*x509.Certificate, roots *x509.CertPool, role string, now time.Time) error {
+// verify accepts a chain that ends in one of the roots and whose leaf proves to be the
+// control plane, whatever its address. The time is looked at apart, to name a clock that is wrong as such.
+func verify(chain []*x509.Certificate, roots *x509.CertPool, now time.Time) error {
 	if len(chain) == 0 {
 		return errors.New("the server sent no certificate")
 	}
@@ -157,8 +162,8 @@ func verify(chain []*x509.Certificate, roots *x509.CertPool, role string, now ti
 		return problem.New(problem.CertificateForeign, "check the address; if the control plane was set up anew, enrol this machine again",
 			"the server is not the control plane that this machine enrolled with (%v)", err)
 	}
-	if len(leaf.URIs) != 1 || leaf.URIs[0].String() != role {
-		return problem.New(problem.CertificateForeign, "check the address and the port", "the server does not prove to be %s", role)
+	if len(leaf.URIs) != 1 || leaf.URIs[0].String() != roleAPI {
+		return problem.New(problem.CertificateForeign, "check the address and the port", "the server is not the control plane's API")
 	}
 	const remedy = "set the wrong clock right (chrony, ntp)"
 	if now.Before(leaf.NotBefore) {

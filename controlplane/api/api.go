@@ -20,15 +20,19 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/understudy-dr/understudy/controlplane/failover"
 	"github.com/understudy-dr/understudy/controlplane/inventory"
 	"github.com/understudy-dr/understudy/controlplane/pki"
 	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/desired"
 )
 
-// Replication tells what the relay and the vault know of machines.
-type Replication interface {
+// Relay tells what the relay and the vault know of machines.
+type Relay interface {
 	Replication(machine block.MachineID) inventory.Replication
+	// Disconnect ends a machine's connection to the relay, and tells it why and what to
+	// do.
+	Disconnect(machine block.MachineID, why, remedy string)
 }
 
 // Enrolment gives machines their identity.
@@ -43,17 +47,37 @@ type Authority interface {
 	Fingerprint() [32]byte
 }
 
+// Points finds recovery points in the vault.
+type Points interface {
+	// Points are the newest points from one time to another, at most limit of them, the
+	// oldest first; a zero time leaves that end open.
+	Points(ctx context.Context, machine block.MachineID, from, to time.Time, limit int) (History, error)
+	// Point is the point that is meant by latest, latest-app, an id, a name or a time.
+	Point(ctx context.Context, machine block.MachineID, spec string) (PointDetail, error)
+}
+
+// Failovers starts, shows and cleans up failovers.
+type Failovers interface {
+	Start(ctx context.Context, r failover.Request) (failover.Failover, error)
+	Get(ctx context.Context, id string) (failover.Failover, error)
+	List(ctx context.Context, machine block.MachineID) ([]failover.Failover, error)
+	Clean(ctx context.Context, id string, force bool, askedBy string) (inventory.Job, error)
+}
+
 // Options is what the API stands on.
 type Options struct {
-	Inventory   *inventory.Inventory
-	Enrolment   Enrolment
-	Authority   Authority
-	Replication Replication
-	Relays      []string             // addresses that agents are told, host:port
-	Metrics     *prometheus.Registry // served at /metrics; the API adds its own
-	Version     string
-	Now         func() time.Time
-	Log         *slog.Logger
+	Inventory *inventory.Inventory
+	Enrolment Enrolment
+	Authority Authority
+	Relay     Relay
+	Points    Points
+	Failovers Failovers
+	Progress  func(inventory.Job) inventory.Job // adds how far the running step is
+	Relays    []string                          // addresses that agents are told, host:port
+	Metrics   *prometheus.Registry              // served at /metrics; the API adds its own
+	Version   string
+	Now       func() time.Time
+	Log       *slog.Logger
 }
 
 // server carries the options to the handlers.

@@ -27,7 +27,7 @@ type Machine struct {
 }
 
 func (s *server) view(ctx context.Context, m inventory.Machine) (Machine, error) {
-	facts, err := s.Inventory.Facts(ctx, m, s.Replication.Replication)
+	facts, err := s.Inventory.Facts(ctx, m, s.Relay.Replication)
 	if err != nil {
 		return Machine{}, err
 	}
@@ -75,7 +75,11 @@ func (s *server) removeMachine(ctx context.Context, in *MachinePath) (*struct{},
 	if err != nil {
 		return nil, err
 	}
-	return nil, s.Inventory.RemoveMachine(ctx, m.ID)
+	if err := s.Inventory.RemoveMachine(ctx, m.ID); err != nil {
+		return nil, err
+	}
+	s.Relay.Disconnect(m.ID, "the machine was removed", "enrol it again if it should come back")
+	return nil, nil
 }
 
 func (s *server) listDisks(ctx context.Context, in *MachinePath) (*body[Items[inventory.Disk]], error) {

@@ -51,7 +51,7 @@ func (c *machineMetrics) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	for _, m := range machines {
-		f, err := c.server.Inventory.Facts(ctx, m, c.server.Replication.Replication)
+		f, err := c.server.Inventory.Facts(ctx, m, c.server.Relay.Replication)
 		if err != nil {
 			ch <- prometheus.NewInvalidMetric(stateDesc, err)
 			return

@@ -64,13 +64,9 @@ type NewToken struct {
 }
 
 func (s *server) createToken(ctx context.Context, in *createTokenInput) (*body[NewToken], error) {
-	var machine block.MachineID
-	if in.Body.Machine != "" {
-		m, err := s.Inventory.Resolve(ctx, in.Body.Machine)
-		if err != nil {
-			return nil, err
-		}
-		machine = m.ID
+	machine, err := s.optionalMachine(ctx, in.Body.Machine)
+	if err != nil {
+		return nil, err
 	}
 	token := desired.NewToken(s.Authority.Fingerprint())
 	made, err := s.Inventory.CreateToken(ctx, token.Secret, machine, in.Body.Note, time.Duration(in.Body.LifeSeconds)*time.Second)
@@ -99,9 +95,9 @@ func (s *server) getPolicy(ctx context.Context, in *PolicyPath) (*body[inventory
 
 // PolicyFigures is a policy without its name.
 type PolicyFigures struct {
-	RPOTargetMS int64            `json:"rpo_target_ms"`
-	Retention   []inventory.Tier `json:"retention"`
-	Throttle    []desired.Window `json:"throttle,omitempty"`
+	RPOTargetMS int64               `json:"rpo_target_ms"`
+	Retention   inventory.Retention `json:"retention"`
+	Throttle    []desired.Window    `json:"throttle,omitempty"`
 }
 
 type setPolicyInput struct {
@@ -123,13 +119,18 @@ type eventsInput struct {
 }
 
 func (s *server) listEvents(ctx context.Context, in *eventsInput) (*body[Items[inventory.Event]], error) {
-	f := inventory.EventFilter{Type: in.Type, After: in.After, Limit: in.Limit}
-	if in.Machine != "" {
-		m, err := s.Inventory.Resolve(ctx, in.Machine)
-		if err != nil {
-			return nil, err
-		}
-		f.Machine = m.ID
+	machine, err := s.optionalMachine(ctx, in.Machine)
+	if err != nil {
+		return nil, err
 	}
-	return answerItems(s.Inventory.Events(ctx, f))
+	return answerItems(s.Inventory.Events(ctx, inventory.EventFilter{Machine: machine, Type: in.Type, After: in.After, Limit: in.Limit}))
+}
+
+// optionalMachine is the machine of this name; zero for no name.
+func (s *server) optionalMachine(ctx context.Context, name string) (block.MachineID, error) {
+	if name == "" {
+		return block.MachineID{}, nil
+	}
+	m, err := s.Inventory.Resolve(ctx, name)
+	return m.ID, err
 }

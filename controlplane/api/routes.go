@@ -50,6 +50,15 @@ func (s *server) routes() []route {
 		{get, "/v1/policies/{policy}", operator, "get-policy", "One policy", on(s, s.getPolicy)},
 		{put, "/v1/policies/{policy}", operator, "set-policy", "Write a policy, new or not", on(s, s.setPolicy)},
 
+		{get, "/v1/machines/{machine}/points", operator, "list-points", "Moments the machine can be brought back to", on(s, s.listPoints)},
+		{get, "/v1/machines/{machine}/points/{point}", operator, "get-point", "The point meant by latest, latest-app, an id, a name or a time, and its disks", on(s, s.getPoint)},
+		{post, "/v1/machines/{machine}/failovers", operator, "start-failover", "Bring the machine's disks back as of a point", on(s, s.startFailover)},
+		{get, "/v1/failovers", operator, "list-failovers", "Failovers, the newest first", on(s, s.listFailovers)},
+		{get, "/v1/failovers/{failover}", operator, "get-failover", "One failover", on(s, s.getFailover)},
+		{post, "/v1/failovers/{failover}/cleanup", operator, "cleanup-failover", "Remove what a failover made", on(s, s.cleanFailover)},
+
+		{get, "/v1/jobs", operator, "list-jobs", "Jobs, the newest first", on(s, s.listJobs)},
+		{get, "/v1/jobs/{job}", operator, "get-job", "One job with its steps and their attempts", on(s, s.getJob)},
 		{get, "/v1/events", operator, "list-events", "What happened, the oldest first", on(s, s.listEvents)},
 	}
 }

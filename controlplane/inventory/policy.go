@@ -18,27 +18,27 @@ const DefaultPolicy = "default"
 // MinRPOTarget bounds how many objects a machine makes: one a third of its target.
 const MinRPOTarget = time.Second
 
+const (
+	maxWindows   = 64
+	maxRetention = 3650 * 86400 // seconds
+)
+
 // Policy says how closely a machine is followed and for how long its past is kept.
 type Policy struct {
 	Name        string           `json:"name"`
 	RPOTargetMS int64            `json:"rpo_target_ms" doc:"The age in milliseconds that the newest recovery point should not exceed."`
-	Retention   []Tier           `json:"retention" doc:"From the finest to the coarsest."`
+	Retention   Retention        `json:"retention"`
 	Throttle    []desired.Window `json:"throttle"`
 	Changed     time.Time        `json:"changed"`
 }
 
-// Tier keeps one recovery point per EverySeconds until it is ForSeconds old;
-// EverySeconds 0 keeps every point.
-type Tier struct {
-	EverySeconds int64 `json:"every_seconds"`
-	ForSeconds   int64 `json:"for_seconds"`
+// Retention says how densely recovery points are kept as they age. Each stage begins
+// where the one before it ends.
+type Retention struct {
+	AllSeconds    int64 `json:"all_seconds" doc:"Every point is kept up to this age."`
+	HourlySeconds int64 `json:"hourly_seconds" doc:"Then one an hour up to this age."`
+	DailySeconds  int64 `json:"daily_seconds" doc:"Then one a day up to this age."`
 }
-
-// Every is the spacing of the tier's points; 0 is every point.
-func (t Tier) Every() time.Duration { return time.Duration(t.EverySeconds) * time.Second }
-
-// For is the age up to which the tier keeps points.
-func (t Tier) For() time.Duration { return time.Duration(t.ForSeconds) * time.Second }
 
 // NewPolicy is a policy with the default figures: 15 s; every point for 2 hours,
 // hourly to 24 hours, daily to 15 days.
@@ -47,7 +47,7 @@ func NewPolicy(name string) Policy {
 	return Policy{
 		Name:        name,
 		RPOTargetMS: 15_000,
-		Retention:   []Tier{{0, 2 * hour}, {hour, 24 * hour}, {day, 15 * day}},
+		Retention:   Retention{AllSeconds: 2 * hour, HourlySeconds: day, DailySeconds: 15 * day},
 		Throttle:    []desired.Window{},
 	}
 }
@@ -65,16 +65,11 @@ func (p Policy) Check() error {
 	if p.RPOTargetMS < MinRPOTarget.Milliseconds() || p.RPOTargetMS > (24*time.Hour).Milliseconds() {
 		return bad("the RPO target is %d ms: want %s to 24h", p.RPOTargetMS, MinRPOTarget)
 	}
-	if len(p.Retention) == 0 || len(p.Retention) > 16 || len(p.Throttle) > 64 {
-		return bad("%d retention tiers and %d throttle windows: want 1 to 16 and at most 64", len(p.Retention), len(p.Throttle))
+	if len(p.Throttle) > maxWindows {
+		return bad("%d throttle windows: at most %d", len(p.Throttle), maxWindows)
 	}
-	for i, t := range p.Retention {
-		if t.EverySeconds < 0 || t.ForSeconds <= 0 {
-			return bad("retention tier %d keeps every %d s for %d s", i+1, t.EverySeconds, t.ForSeconds)
-		}
-		if i > 0 && (t.EverySeconds <= p.Retention[i-1].EverySeconds || t.ForSeconds <= p.Retention[i-1].ForSeconds) {
-			return bad("retention tier %d must be coarser and last longer than the one before it", i+1)
-		}
+	if r := p.Retention; r.AllSeconds < 0 || r.HourlySeconds < r.AllSeconds || r.DailySeconds < r.HourlySeconds || r.DailySeconds > maxRetention {
+		return bad("each stage of the retention must reach at least as far back as the one before it, and none further than %d days", maxRetention/86400)
 	}
 	for _, w := range p.Throttle {
 		if err := w.Check(); err != nil {

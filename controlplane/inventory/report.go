@@ -9,7 +9,6 @@ import (
 
 	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/desired"
-	"github.com/understudy-dr/understudy/pkg/problem"
 )
 
 // Record takes in what a machine's agent reports and answers with the generation of
@@ -36,59 +35,6 @@ func (inv *Inventory) Record(ctx context.Context, machine block.MachineID, r des
 		err = refused
 	}
 	return reply, err
-}
-
-// succeed lets the newest agent process speak for the machine. One that comes back
-// after another took over is a second agent with the same identity: most often a
-// clone of the machine's disk. It is refused, and the operator is told.
-func (inv *Inventory) succeed(ctx context.Context, tx *sql.Tx, m Machine, r desired.Report) (refused, err error) {
-	if r.Instance == m.Instance {
-		return nil, nil
-	}
-	back, err := list(ctx, tx, scanNanos, "SELECT back_at FROM instances WHERE machine = ? AND instance = ?", m.ID.String(), r.Instance)
-	if err != nil {
-		return nil, err
-	}
-	if len(back) == 0 {
-		return nil, inv.installInstance(ctx, tx, m, r)
-	}
-	const remedy = "leave the agent running on the machine that was enrolled; on the other, delete the agent's identity and enrol it with a token of its own"
-	p := problem.New(problem.IdentityConflict, remedy, "two agents report as machine %s: this one on host %q took turns with another on host %q",
-		m.ID, r.Host.Hostname, m.Report.Host.Hostname)
-	return p, inv.noticeReturn(ctx, tx, m, r.Instance, moment(back[0]), desired.Event{
-		Type: string(problem.IdentityConflict), Severity: desired.Error, Message: p.Detail, Remedy: remedy})
-}
-
-// noticeReturn tells the operator that a superseded agent goes on reporting, once a
-// minute. Its first return is only marked: it may be the last word of a process that
-// was killed, still on its way when its successor began.
-func (inv *Inventory) noticeReturn(ctx context.Context, tx *sql.Tx, m Machine, instance string, back time.Time, e desired.Event) error {
-	now, next := inv.now(), inv.now()
-	switch {
-	case back.IsZero():
-	case now.Sub(back) < time.Second: // also while back lies ahead, until the next event is due
-		return nil
-	default:
-		next = now.Add(time.Minute)
-		if err := inv.addEvent(ctx, tx, m.ID, e); err != nil {
-			return err
-		}
-	}
-	_, err := exec(ctx, tx, "UPDATE instances SET back_at = ? WHERE machine = ? AND instance = ?", nanos(next), m.ID.String(), instance)
-	return err
-}
-
-func (inv *Inventory) installInstance(ctx context.Context, tx *sql.Tx, m Machine, r desired.Report) error {
-	if _, err := exec(ctx, tx, "INSERT INTO instances (machine, instance) VALUES (?, ?)", m.ID.String(), r.Instance); err != nil {
-		return err
-	}
-	// A service that restarts in a loop must not fill the table.
-	if _, err := exec(ctx, tx, `DELETE FROM instances WHERE machine = ?1 AND rowid NOT IN
-		(SELECT rowid FROM instances WHERE machine = ?1 ORDER BY rowid DESC LIMIT 1000)`, m.ID.String()); err != nil {
-		return err
-	}
-	_, err := exec(ctx, tx, "UPDATE machines SET instance = ? WHERE id = ?", r.Instance, m.ID.String())
-	return err
 }
 
 // take keeps the report and what follows from it.

@@ -48,8 +48,8 @@ func (a *Authority) NewServer(role Role, hosts ...string) *Server {
 	return &Server{authority: a, role: role, hosts: slices.Compact(hosts)}
 }
 
-// GetCertificate is for tls.Config.
-func (s *Server) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+// Certificate is the present certificate, with the authority's behind it.
+func (s *Server) Certificate() (*tls.Certificate, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.cert == nil || !fresh(s.cert.Leaf, s.authority.now()) {
@@ -94,7 +94,7 @@ func (s *Server) issue() (*tls.Certificate, error) {
 func (s *Server) TLS() *tls.Config {
 	return &tls.Config{
 		MinVersion:     tls.VersionTLS13,
-		GetCertificate: s.GetCertificate,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.Certificate() },
 		ClientAuth:     tls.RequestClientCert,
 	}
 }

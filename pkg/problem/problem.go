@@ -41,6 +41,7 @@ const (
 	PointUnknown       Code = "point-unknown"       // no such recovery point
 	NoPoint            Code = "no-point"            // nothing is recoverable yet
 	Exists             Code = "exists"              // will not overwrite what it did not make
+	Damaged            Code = "damaged"             // what is stored does not prove to be right
 	Unavailable        Code = "unavailable"         // a part that this needs does not answer
 	Internal           Code = "internal"            // our fault
 )
@@ -71,6 +72,7 @@ var statuses = map[Code]int{
 	PointUnknown:       http.StatusNotFound,
 	NoPoint:            http.StatusConflict,
 	Exists:             http.StatusConflict,
+	Damaged:            http.StatusInternalServerError,
 	Unavailable:        http.StatusServiceUnavailable,
 	Internal:           http.StatusInternalServerError,
 }

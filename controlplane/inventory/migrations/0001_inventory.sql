@@ -24,13 +24,15 @@ CREATE TABLE machines (
 ) STRICT;
 CREATE INDEX machines_by_hostname ON machines (hostname);
 
--- Agent processes that once spoke for a machine: one that comes back after another
--- took over is a second agent with the same identity.
+-- Agent processes that once spoke for a machine, in the order of their first report:
+-- one that comes back after another took over is a second agent with one identity.
 CREATE TABLE instances (
+    id       INTEGER PRIMARY KEY,
     machine  TEXT    NOT NULL REFERENCES machines (id) ON DELETE CASCADE,
     instance TEXT    NOT NULL,
-    back_at  INTEGER NOT NULL DEFAULT 0, -- when it came back
-    PRIMARY KEY (machine, instance)
+    back_at  INTEGER NOT NULL DEFAULT 0, -- when it was first heard after another had taken over
+    told_at  INTEGER NOT NULL DEFAULT 0, -- when the operator was told of it
+    UNIQUE (machine, instance)
 ) STRICT;
 
 CREATE TABLE disks (

@@ -1,0 +1,142 @@
+package api
+
+import (
+	"context"
+	"time"
+
+	"github.com/understudy-dr/understudy/controlplane/failover"
+	"github.com/understudy-dr/understudy/controlplane/inventory"
+	"github.com/understudy-dr/understudy/pkg/block"
+)
+
+// History is a stretch of a machine's recovery points.
+type History struct {
+	Items   []failover.Point `json:"items"`
+	Total   int              `json:"total" doc:"Points in the stretch, of which items are the newest."`
+	Oldest  *failover.Point  `json:"oldest" doc:"Of all the machine's points; null if there is none."`
+	Newest  *failover.Point  `json:"newest" doc:"Of all the machine's points; null if there is none."`
+	Pending string           `json:"pending,omitempty" doc:"Why the newest epoch has no points yet."`
+}
+
+// PointDetail is a recovery point with the disks that it brings back.
+type PointDetail struct {
+	failover.Point
+	Disks []PointDisk `json:"disks"`
+}
+
+// PointDisk is a disk as of a point.
+type PointDisk struct {
+	ID   block.DiskID `json:"id"`
+	Name string       `json:"name" doc:"The stable name."`
+	Path string       `json:"path" doc:"Where it was then."`
+	Size int64        `json:"size" doc:"Bytes."`
+}
+
+// MaxPoints is how many points one answer can have.
+const MaxPoints = 100_000
+
+type pointsInput struct {
+	MachinePath
+	From  time.Time `query:"from" doc:"RFC 3339; absent: from the oldest."`
+	To    time.Time `query:"to" doc:"RFC 3339; absent: to the newest."`
+	Limit int       `query:"limit" minimum:"1" maximum:"100000" default:"100"`
+}
+
+func (s *server) listPoints(ctx context.Context, in *pointsInput) (*body[History], error) {
+	m, err := s.Inventory.Resolve(ctx, in.Machine)
+	if err != nil {
+		return nil, err
+	}
+	return answer(s.Points.Points(ctx, m.ID, in.From, in.To, in.Limit))
+}
+
+type pointInput struct {
+	MachinePath
+	Point string `path:"point" maxLength:"256" doc:"latest, latest-app, an id, a name, or a time (RFC 3339): the newest point not after it."`
+}
+
+func (s *server) getPoint(ctx context.Context, in *pointInput) (*body[PointDetail], error) {
+	m, err := s.Inventory.Resolve(ctx, in.Machine)
+	if err != nil {
+		return nil, err
+	}
+	return answer(s.Points.Point(ctx, m.ID, in.Point))
+}
+
+type startFailoverInput struct {
+	MachinePath
+	Body struct {
+		Kind   string `json:"kind" enum:"test,run" doc:"test: a copy to try; run: the copy that is to take over."`
+		Point  string `json:"point,omitempty" maxLength:"256" doc:"latest, latest-app, an id, a name, or a time (RFC 3339); absent: latest."`
+		Dir    string `json:"dir,omitempty" maxLength:"4096" doc:"On the control plane's host; absent: one below its data directory."`
+		Format string `json:"format,omitempty" enum:"raw,vhd" doc:"Absent: raw."`
+	}
+}
+
+func (s *server) startFailover(ctx context.Context, in *startFailoverInput) (*body[failover.Failover], error) {
+	m, err := s.Inventory.Resolve(ctx, in.Machine)
+	if err != nil {
+		return nil, err
+	}
+	return answer(s.Failovers.Start(ctx, failover.Request{
+		Kind: failover.Kind("failover-" + in.Body.Kind), Machine: m.ID, Point: in.Body.Point,
+		Dir: in.Body.Dir, Format: in.Body.Format, AskedBy: callerOf(ctx).operator,
+	}))
+}
+
+type machineQuery struct {
+	Machine string `query:"machine" maxLength:"256" doc:"Only of this machine."`
+}
+
+func (s *server) listFailovers(ctx context.Context, in *machineQuery) (*body[Items[failover.Failover]], error) {
+	machine, err := s.optionalMachine(ctx, in.Machine)
+	if err != nil {
+		return nil, err
+	}
+	return answerItems(s.Failovers.List(ctx, machine))
+}
+
+type failoverPath struct {
+	Failover string `path:"failover" maxLength:"64"`
+}
+
+func (s *server) getFailover(ctx context.Context, in *failoverPath) (*body[failover.Failover], error) {
+	return answer(s.Failovers.Get(ctx, in.Failover))
+}
+
+type cleanInput struct {
+	Failover string `path:"failover" maxLength:"64"`
+	Body     struct {
+		Force bool `json:"force,omitempty" doc:"Also what was made to take over, which may be in use."`
+	}
+}
+
+func (s *server) cleanFailover(ctx context.Context, in *cleanInput) (*body[inventory.Job], error) {
+	return answer(s.Failovers.Clean(ctx, in.Failover, in.Body.Force, callerOf(ctx).operator))
+}
+
+type jobsInput struct {
+	Machine string `query:"machine" maxLength:"256" doc:"Only of this machine."`
+	Limit   int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+}
+
+func (s *server) listJobs(ctx context.Context, in *jobsInput) (*body[Items[inventory.Job]], error) {
+	machine, err := s.optionalMachine(ctx, in.Machine)
+	if err != nil {
+		return nil, err
+	}
+	jobs, err := s.Inventory.Jobs(ctx, inventory.JobFilter{Machine: machine, Limit: in.Limit})
+	for i := range jobs {
+		jobs[i] = s.Progress(jobs[i])
+	}
+	return answerItems(jobs, err)
+}
+
+type jobPath struct {
+	Job string `path:"job" maxLength:"64"`
+}
+
+func (s *server) getJob(ctx context.Context, in *jobPath) (*body[inventory.Job], error) {
+	job, err := s.Inventory.Job(ctx, in.Job)
+	return answer(s.Progress(job), err)
+}

@@ -1,0 +1,259 @@
+// Package failover brings machines up elsewhere, and takes down again what a test
+// brought up.
+//
+// A failover is a job of the inventory. Its plan is a list of steps; the driver runs
+// them in order and knows nothing of what they do. Before a step is tried, that is
+// written down; when it is done, what it made is. Every step can be repeated: it finds
+// what an attempt that was cut short left behind and goes on from there. So the job of
+// a control plane that died is taken up by the next one, at the step where it was, and
+// with the point that was chosen at first, also if the operator said "latest".
+//
+// No verb here touches replication, the source or the vault's content. What a failover
+// makes is removed only by Cleanup, and only if it made it.
+package failover
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/understudy-dr/understudy/controlplane/inventory"
+	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/problem"
+)
+
+// Kind is what a job does.
+type Kind string
+
+const (
+	Test    Kind = "failover-test" // a copy to try; replication goes on
+	Run     Kind = "failover-run"  // the copy that is to take over; replication goes on, too
+	Cleanup Kind = "cleanup"       // remove what one of the others made
+)
+
+// The formats in which disks are written.
+const (
+	Raw = "raw"
+	VHD = "vhd"
+)
+
+// Point is a moment to which a machine can be brought back.
+type Point struct {
+	ID       string         `json:"id" doc:"The position in the machine's log, epoch.seq."`
+	Position block.Position `json:"-"`
+	Time     time.Time      `json:"time" doc:"By the machine's clock."`
+	Kind     string         `json:"kind" doc:"crash or app."`
+	Name     string         `json:"name,omitempty"`
+	Locked   bool           `json:"locked,omitempty" doc:"Kept whatever the retention says."`
+}
+
+// Copy is a disk of a machine that was brought back.
+type Copy struct {
+	Disk block.DiskID `json:"disk"`
+	Name string       `json:"name" doc:"The disk's stable name."`
+	File string       `json:"file" doc:"On the control plane's host."`
+	Size int64        `json:"size" doc:"Bytes."`
+}
+
+// Points finds moments to go back to.
+type Points interface {
+	// Resolve finds the point that is meant by latest, latest-app, an id, a name or a
+	// time. Errors are problems with code point-unknown or no-point.
+	Resolve(ctx context.Context, machine block.MachineID, spec string) (Point, error)
+}
+
+// Recoverer makes disks of the past present. Both methods can be repeated.
+type Recoverer interface {
+	// Materialise writes all disks of the machine at the position into files of this
+	// format in dir, and goes on with what an earlier call left unfinished. It does not
+	// overwrite what it did not make: that is a problem with code exists.
+	Materialise(ctx context.Context, machine block.MachineID, at block.Position, dir, format string, progress func(inventory.JobProgress)) ([]Copy, error)
+	// Remove deletes what Materialise made of the machine in dir, and nothing else.
+	Remove(ctx context.Context, machine block.MachineID, dir string) (removed []string, err error)
+}
+
+// Request asks for a failover.
+type Request struct {
+	Kind    Kind
+	Machine block.MachineID
+	Point   string // see Points.Resolve
+	Dir     string // absolute, on the control plane's host; empty: one below the default directory
+	Format  string // Raw or VHD; empty: Raw
+	AskedBy string
+}
+
+// params is what is kept of a request.
+type params struct {
+	Point    string `json:"point,omitempty"`
+	Dir      string `json:"dir,omitempty"`
+	Format   string `json:"format,omitempty"`
+	Failover string `json:"failover,omitempty"` // Cleanup: the job whose copies to remove
+}
+
+// Failovers starts and shows failovers.
+type Failovers struct {
+	inventory *inventory.Inventory
+	points    Points
+	dir       string
+	driver    *Driver
+}
+
+// New is the failovers of an inventory. dir is where copies go for which nobody names
+// a directory.
+func New(inv *inventory.Inventory, points Points, dir string, driver *Driver) *Failovers {
+	return &Failovers{inventory: inv, points: points, dir: dir, driver: driver}
+}
+
+// Start queues a failover. What can be known to fail now fails now.
+func (f *Failovers) Start(ctx context.Context, r Request) (Failover, error) {
+	if r.Format == "" {
+		r.Format = Raw
+	}
+	if r.Point == "" {
+		r.Point = "latest"
+	}
+	if err := check(r); err != nil {
+		return Failover{}, err
+	}
+	if r.Dir == "" {
+		r.Dir = filepath.Join(f.dir, fmt.Sprintf("%s-%s", r.Machine, time.Now().UTC().Format("20060102T150405.000")))
+	}
+	if _, err := f.points.Resolve(ctx, r.Machine, r.Point); err != nil {
+		return Failover{}, err
+	}
+	job, err := f.inventory.AddJob(ctx, string(r.Kind), r.Machine, params{Point: r.Point, Dir: r.Dir, Format: r.Format}, r.AskedBy, f.driver.steps(r.Kind))
+	if err != nil {
+		return Failover{}, err
+	}
+	f.driver.Wake()
+	return view(job)
+}
+
+func check(r Request) error {
+	const remedy = "see understudy failover --help"
+	switch {
+	case r.Kind != Test && r.Kind != Run:
+		return problem.New(problem.Invalid, remedy, "%q is not a kind of failover", r.Kind)
+	case r.Format != Raw && r.Format != VHD:
+		return problem.New(problem.Invalid, remedy, "%q is not a format: want %s or %s", r.Format, Raw, VHD)
+	case r.Dir != "" && (!filepath.IsAbs(r.Dir) || filepath.Clean(r.Dir) != r.Dir):
+		return problem.New(problem.Invalid, "give it in full, for example /var/recovered/web1", "%q is not an absolute path on the control plane's host", r.Dir)
+	}
+	return nil
+}
+
+// Clean queues the removal of what a failover made. A failover that is to take over is
+// removed only by force: its copy may be all that is left of the machine's newest data.
+func (f *Failovers) Clean(ctx context.Context, id string, force bool, askedBy string) (inventory.Job, error) {
+	job, err := f.inventory.Job(ctx, id)
+	if err != nil {
+		return job, err
+	}
+	v, err := view(job)
+	if err != nil {
+		return job, err
+	}
+	switch {
+	case v.Status == inventory.JobCleaned:
+		return job, problem.New(problem.Conflict, "nothing is left to do", "failover %s was cleaned up already", id)
+	case v.Status == inventory.JobQueued || v.Status == inventory.JobRunning:
+		return job, problem.New(problem.Conflict, "wait until it has ended: understudy job show "+id, "failover %s is still under way", id)
+	case v.Kind == Run && !force:
+		return job, problem.New(problem.Conflict, "if nothing runs from these copies and nothing on them is needed: understudy failover cleanup --force "+id,
+			"failover %s was no test: its copies in %s may be in use", id, v.Dir)
+	}
+	busy, err := f.inventory.Jobs(ctx, inventory.JobFilter{Machine: job.Machine, Kinds: []string{string(Cleanup)}})
+	if err != nil {
+		return job, err
+	}
+	if i := slices.IndexFunc(busy, func(j inventory.Job) bool { return cleans(j) == id && j.Status != inventory.JobFailed }); i >= 0 {
+		return busy[i], nil // asked twice
+	}
+	job, err = f.inventory.AddJob(ctx, string(Cleanup), job.Machine, params{Failover: id, Dir: v.Dir}, askedBy, f.driver.steps(Cleanup))
+	f.driver.Wake()
+	return job, err
+}
+
+func cleans(j inventory.Job) string {
+	var p params
+	_ = json.Unmarshal(j.Params, &p) // a job without one cleans nothing
+	return p.Failover
+}
+
+// Failover is a job of kind Test or Run as operators see it.
+type Failover struct {
+	ID       string                 `json:"id"`
+	Kind     Kind                   `json:"kind"`
+	Machine  block.MachineID        `json:"machine"`
+	Status   inventory.JobStatus    `json:"status"`
+	AskedFor string                 `json:"asked_for" doc:"The point as the operator named it."`
+	Point    *Point                 `json:"point,omitempty" doc:"The point that was chosen."`
+	Dir      string                 `json:"dir" doc:"On the control plane's host."`
+	Format   string                 `json:"format"`
+	Copies   []Copy                 `json:"copies"`
+	Created  time.Time              `json:"created"`
+	Ended    time.Time              `json:"ended,omitzero"`
+	Seconds  float64                `json:"seconds" doc:"From begin to end, or to now."`
+	Progress *inventory.JobProgress `json:"progress,omitempty"`
+	Problem  *problem.Problem       `json:"problem,omitempty"`
+}
+
+// Get is one failover. The error is a problem with code not-found.
+func (f *Failovers) Get(ctx context.Context, id string) (Failover, error) {
+	job, err := f.inventory.Job(ctx, id)
+	if err != nil {
+		return Failover{}, err
+	}
+	return view(f.driver.WithProgress(job))
+}
+
+// List is the newest failovers, the newest first; a zero machine means all machines.
+func (f *Failovers) List(ctx context.Context, machine block.MachineID) ([]Failover, error) {
+	jobs, err := f.inventory.Jobs(ctx, inventory.JobFilter{Machine: machine, Kinds: []string{string(Test), string(Run)}})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Failover, 0, len(jobs))
+	for _, j := range jobs {
+		v, err := view(f.driver.WithProgress(j))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+// view reads a failover out of its job.
+func view(j inventory.Job) (Failover, error) {
+	v := Failover{ID: j.ID, Kind: Kind(j.Kind), Machine: j.Machine, Status: j.Status, Created: j.Created, Ended: j.Ended,
+		Copies: []Copy{}, Progress: j.Progress, Problem: j.Problem}
+	if v.Kind != Test && v.Kind != Run {
+		return v, problem.New(problem.NotFound, "see understudy failover list", "job %s is not a failover but a %s", j.ID, j.Kind)
+	}
+	var p params
+	if err := json.Unmarshal(j.Params, &p); err != nil {
+		return v, fmt.Errorf("failover: job %s: %w", j.ID, err)
+	}
+	v.AskedFor, v.Dir, v.Format = p.Point, p.Dir, p.Format
+	if !j.Started.IsZero() {
+		end := j.Ended
+		if end.IsZero() {
+			end = time.Now()
+		}
+		v.Seconds = end.Sub(j.Started).Seconds()
+	}
+	for _, s := range j.Steps {
+		into := map[string]any{stepPoint: &v.Point, stepMaterialise: &v.Copies}[s.Name]
+		if into == nil || len(s.Output) == 0 {
+			continue
+		}
+		if err := json.Unmarshal(s.Output, into); err != nil {
+			return v, fmt.Errorf("failover: job %s, step %s: %w", j.ID, s.Name, err)
+		}
+	}
+	return v, nil
+}

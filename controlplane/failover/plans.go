@@ -1,0 +1,98 @@
+package failover
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/understudy-dr/understudy/controlplane/inventory"
+	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/desired"
+)
+
+// The steps' names. They are kept in jobs: changing one makes jobs under way fail.
+const (
+	stepPoint       = "choose the point"
+	stepMaterialise = "write the disks"
+	stepRemove      = "remove the copies"
+	stepMark        = "mark the failover"
+)
+
+// Plans are the plans of all kinds of job.
+func Plans(inv *inventory.Inventory, points Points, recoverer Recoverer) map[Kind]Plan {
+	p := planner{inv, points, recoverer}
+	copies := []Step{{stepPoint, p.choosePoint}, {stepMaterialise, p.materialise}}
+	return map[Kind]Plan{
+		Test:    {Steps: copies, Done: p.told("test-failover", "is up for a test")},
+		Run:     {Steps: copies, Done: p.told("failover", "is ready to take over; its source and its replication were left as they are")},
+		Cleanup: {Steps: []Step{{stepRemove, p.remove}, {stepMark, p.markCleaned}}},
+	}
+}
+
+type planner struct {
+	inventory *inventory.Inventory
+	points    Points
+	recoverer Recoverer
+}
+
+// choosePoint fixes the point once: later attempts find it in the step's output.
+func (p planner) choosePoint(ctx context.Context, t *Task) (any, error) {
+	var asked params
+	if err := t.Params(&asked); err != nil {
+		return nil, err
+	}
+	return p.points.Resolve(ctx, t.Job.Machine, asked.Point)
+}
+
+func (p planner) materialise(ctx context.Context, t *Task) (any, error) {
+	var asked params
+	var point Point
+	if err := t.Params(&asked); err != nil {
+		return nil, err
+	}
+	if err := t.Output(stepPoint, &point); err != nil {
+		return nil, err
+	}
+	at, err := block.ParsePosition(point.ID)
+	if err != nil {
+		return nil, err
+	}
+	return p.recoverer.Materialise(ctx, t.Job.Machine, at, asked.Dir, asked.Format, t.Progress)
+}
+
+func (p planner) remove(ctx context.Context, t *Task) (any, error) {
+	var asked params
+	if err := t.Params(&asked); err != nil {
+		return nil, err
+	}
+	return p.recoverer.Remove(ctx, t.Job.Machine, asked.Dir)
+}
+
+func (p planner) markCleaned(ctx context.Context, t *Task) (any, error) {
+	var asked params
+	if err := t.Params(&asked); err != nil {
+		return nil, err
+	}
+	return nil, p.inventory.FinishJob(ctx, asked.Failover, inventory.JobCleaned, nil, desired.Event{
+		Type: "failover-cleaned", Severity: desired.Info,
+		Message: fmt.Sprintf("the copies of failover %s in %s were removed", asked.Failover, asked.Dir)})
+}
+
+func (p planner) told(event, what string) func(context.Context, *Task) (desired.Event, error) {
+	return func(ctx context.Context, t *Task) (desired.Event, error) {
+		name := t.Job.Machine.String() // it may have been removed in the meantime
+		if m, err := p.inventory.Machine(ctx, t.Job.Machine); err == nil {
+			name = m.Hostname
+		}
+		var asked params
+		var point Point
+		if err := json.Unmarshal(t.Job.Params, &asked); err != nil {
+			return desired.Event{}, err
+		}
+		if err := t.Output(stepPoint, &point); err != nil {
+			return desired.Event{}, err
+		}
+		return desired.Event{Type: event, Severity: desired.Info, Message: fmt.Sprintf("machine %s as of %s (point %s) %s, in %s",
+			name, point.Time.Format("2006-01-02T15:04:05.000Z07:00"), point.ID, what, asked.Dir)}, nil
+	}
+}

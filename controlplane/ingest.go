@@ -1,0 +1,210 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/understudy-dr/understudy/controlplane/inventory"
+	"github.com/understudy-dr/understudy/controlplane/objstore"
+	"github.com/understudy-dr/understudy/controlplane/relay"
+	"github.com/understudy-dr/understudy/controlplane/vault"
+	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/desired"
+)
+
+// relayVault is the vault as the relay needs it.
+type relayVault struct{ *vault.Vault }
+
+// OpenWriter implements relay.Vault.
+func (v relayVault) OpenWriter(ctx context.Context, id block.MachineID) (relay.Writer, error) {
+	w, err := v.Vault.OpenWriter(ctx, id)
+	if err != nil {
+		return nil, relayError(err)
+	}
+	return relayWriter{w}, nil
+}
+
+// RangeHashes implements relay.Vault.
+func (v relayVault) RangeHashes(ctx context.Context, id block.MachineID, disk block.DiskID, off, n, granule int64) ([]block.Hash16, error) {
+	m, err := v.Machine(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return m.RangeHashes(ctx, block.Position{}, disk, off, n, granule)
+}
+
+// relayWriter is a machine's writer as the relay needs it.
+type relayWriter struct{ *vault.Writer }
+
+// State implements relay.Writer.
+func (w relayWriter) State() relay.State {
+	s := w.Writer.State()
+	return relay.State{Last: s.Last, Closed: s.Closed, Base: s.Base}
+}
+
+// Commit implements relay.Writer.
+func (w relayWriter) Commit(ctx context.Context, frames [][]byte) error {
+	return relayError(w.Writer.Commit(ctx, frames))
+}
+
+// relayError gives an error the class that the relay tells its events by.
+func relayError(err error) error {
+	for class, known := range map[error]error{
+		objstore.ErrFull:     relay.ErrVaultFull,
+		objstore.ErrReadOnly: relay.ErrVaultReadOnly,
+		vault.ErrStaleWriter: relay.ErrLeaseLost,
+	} {
+		if errors.Is(err, class) {
+			return fmt.Errorf("%w: %w", known, err)
+		}
+	}
+	return err
+}
+
+// authorize lets a machine send if its certificate holds and it is known, and says by
+// which policy.
+func authorize(inv *inventory.Inventory) func(context.Context, block.MachineID, string) (relay.Policy, error) {
+	return func(ctx context.Context, id block.MachineID, serial string) (relay.Policy, error) {
+		if err := inv.Authorize(ctx, id, serial); err != nil {
+			return relay.Policy{}, err
+		}
+		s, err := inv.Desired(ctx, id)
+		if err != nil {
+			return relay.Policy{}, err
+		}
+		return relay.Policy{RPOTarget: s.Policy.RPOTarget(), Throttle: s.Policy.ThrottleAt(time.Now())}, nil
+	}
+}
+
+// eventQueue is how many events of the relay may wait for the inventory: the relay
+// must never wait for it.
+const eventQueue = 1024
+
+// relayEvents writes the relay's events into the inventory.
+type relayEvents struct {
+	inventory *inventory.Inventory
+	log       *slog.Logger
+	queue     chan relay.Event
+}
+
+func newRelayEvents(inv *inventory.Inventory, log *slog.Logger) *relayEvents {
+	return &relayEvents{inventory: inv, log: log, queue: make(chan relay.Event, eventQueue)}
+}
+
+// take is for relay.Config.
+func (e *relayEvents) take(v relay.Event) {
+	select {
+	case e.queue <- v:
+	default:
+		e.log.Error("an event of the relay is lost: the inventory does not keep up", "type", v.Type, "machine", v.Machine, "message", v.Message)
+	}
+}
+
+// run writes events until the context ends, and then what is left.
+func (e *relayEvents) run(ctx context.Context) {
+	for {
+		select {
+		case v := <-e.queue:
+			e.write(ctx, v)
+		case <-ctx.Done():
+			for len(e.queue) > 0 {
+				e.write(context.WithoutCancel(ctx), <-e.queue)
+			}
+			return
+		}
+	}
+}
+
+func (e *relayEvents) write(ctx context.Context, v relay.Event) {
+	err := e.inventory.AddEvent(ctx, v.Machine, desired.Event{Time: v.At, Type: string(v.Type), Severity: relaySeverity(v.Type), Message: v.Message, Remedy: v.Remedy})
+	if err != nil {
+		e.log.Error("cannot write down an event", "err", err, "type", v.Type, "message", v.Message)
+	}
+}
+
+func relaySeverity(t relay.EventType) desired.Severity {
+	switch t {
+	case relay.EventConnected, relay.EventDisconnected, relay.EventReplayIgnored, relay.EventSpoolRecovered, relay.EventVaultRecovered:
+		return desired.Info
+	case relay.EventSpoolDamaged, relay.EventSpoolFailing, relay.EventSpoolDiverged, relay.EventIdentityConflict, relay.EventVaultFull, relay.EventVaultReadOnly, relay.EventBaseMissing:
+		return desired.Error
+	default:
+		return desired.Warning
+	}
+}
+
+// replications joins what the relay and the vault know of machines: api.Relay.
+type replications struct {
+	relay *relay.Server
+	past  past
+	log   *slog.Logger
+
+	mu    sync.Mutex
+	known map[block.MachineID]vaultView
+}
+
+// vaultView is what the vault said of a machine. It is good until the relay commits
+// more, or for a while: summing up a machine takes a walk over its points.
+type vaultView struct {
+	at     time.Time
+	log    block.Position
+	base   uint64
+	status vault.Status
+}
+
+const (
+	viewFor     = 10 * time.Second
+	viewTimeout = 5 * time.Second
+)
+
+func newReplications(r *relay.Server, p past, log *slog.Logger) *replications {
+	return &replications{relay: r, past: p, log: log, known: make(map[block.MachineID]vaultView)}
+}
+
+// Replication implements api.Relay.
+func (r *replications) Replication(id block.MachineID) inventory.Replication {
+	live, _ := r.relay.Status(id)
+	stored := r.stored(id, live)
+	out := inventory.Replication{
+		Known: true, Connected: live.Connected, Transport: string(live.Transport),
+		Spooled: live.Spooled.Position, SpooledClose: live.Spooled.Closed,
+		Committed: stored.Last, CommittedClose: stored.Closed,
+		BytesPerSecond: int64(live.BytesPerSec), SpoolBytes: live.SpoolBytes,
+		NoPoint: stored.Pending,
+	}
+	if stored.Newest != nil {
+		out.PointEpoch, out.PointTime, out.NoPoint = stored.Newest.Position.Epoch, stored.Newest.Time, ""
+	}
+	return out
+}
+
+func (r *replications) stored(id block.MachineID, live relay.Status) vault.Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	v := r.known[id]
+	if time.Since(v.at) < viewFor && v.log == live.Committed.Position && v.base == live.BaseCommitted.N {
+		return v.status
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), viewTimeout)
+	defer cancel()
+	m, err := r.past.vault.Machine(ctx, id)
+	if err == nil {
+		v.status, err = m.Status(ctx)
+	}
+	if err != nil && !errors.Is(err, vault.ErrNoMachine) {
+		// What was known before is the best that can be shown; its age shows as RPO.
+		r.log.Warn("cannot read a machine's history", "machine", id, "err", err)
+	}
+	v.at, v.log, v.base = time.Now(), live.Committed.Position, live.BaseCommitted.N
+	r.known[id] = v
+	return v.status
+}
+
+// Disconnect implements api.Relay.
+func (r *replications) Disconnect(id block.MachineID, why, remedy string) {
+	r.relay.Disconnect(id, why, remedy)
+}
