@@ -45,6 +45,9 @@ func Create(path string, c Config) error {
 	temp := path + ".new"
 	if err := errors.Join(ignoreMissing(os.Remove(temp)), fill(temp, h, c)); err != nil {
 		os.Remove(temp)
+		if full := new(SpaceError); errors.As(err, &full) {
+			full.Path = path
+		}
 		return err
 	}
 	if err := os.Rename(temp, path); err != nil {

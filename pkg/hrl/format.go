@@ -252,6 +252,9 @@ func ParseHeader(b []byte) (Header, error) {
 	if !sealed(0, b[:HeaderSize], 12) {
 		return Header{}, ErrChecksum
 	}
+	if le.Uint64(b[56:]) != 0 {
+		return Header{}, fmt.Errorf("%w: the reserved field is in use", ErrLimit)
+	}
 	h := Header{
 		Kind:       Kind(le.Uint16(b[10:])),
 		ID:         [16]byte(b[16:32]),
