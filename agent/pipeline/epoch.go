@@ -121,6 +121,7 @@ func (p *Pipeline) open(ctx context.Context, next State, m frame.Mark, now time.
 		return fmt.Errorf("pipeline: machine %s: beginning epoch %d: %w", p.Machine, next.Epoch, err)
 	}
 	p.doubt, p.phase, p.since, p.base = nil, desired.PhaseBase, now, baseline{}
+	p.countEpoch(next.Reason)
 	p.Log.InfoContext(ctx, "epoch begins", "epoch", next.Epoch, "reason", next.Reason, "method", method(next.Copies), "position", p.w.at)
 	return nil
 }

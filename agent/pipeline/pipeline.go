@@ -25,6 +25,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -90,6 +91,8 @@ type Pipeline struct {
 	captured int64
 	rate     rate
 	status   atomic.Pointer[desired.Protection]
+	epochsMu sync.Mutex
+	epochs   map[frame.Reason]int // begun since the agent started
 }
 
 // Relay is what the pipeline asks of the connection to the relay.
@@ -117,6 +120,7 @@ func New(c Config) *Pipeline {
 	p := &Pipeline{
 		Config: c, calls: make(chan func() error, 64), w: newWriter(c.Machine, c.Journal),
 		gens: generations{maps: c.Source}, disks: map[block.DiskID]*disk{}, phase: desired.PhaseEnabling,
+		epochs: map[frame.Reason]int{},
 	}
 	p.State.Machine = c.Machine
 	p.spooled, p.committed = c.Recovered.Released, c.Recovered.State.Committed

@@ -2,10 +2,12 @@ package pipeline
 
 import (
 	"errors"
+	"maps"
 	"time"
 
 	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/desired"
+	"github.com/understudy-dr/understudy/pkg/frame"
 	"github.com/understudy-dr/understudy/pkg/problem"
 )
 
@@ -15,6 +17,27 @@ const publishEvery = 500 * time.Millisecond
 // Status is how the protection stands, as of at most publishEvery ago; nil while
 // nothing is protected.
 func (p *Pipeline) Status() *desired.Protection { return p.status.Load() }
+
+// Position is behind the newest frame of the log.
+func (p *Pipeline) Position() block.Position {
+	if at := p.w.shown.Load(); at != nil {
+		return *at
+	}
+	return block.Position{}
+}
+
+// Epochs counts the epochs begun since the agent started, by reason.
+func (p *Pipeline) Epochs() map[frame.Reason]int {
+	p.epochsMu.Lock()
+	defer p.epochsMu.Unlock()
+	return maps.Clone(p.epochs)
+}
+
+func (p *Pipeline) countEpoch(r frame.Reason) {
+	p.epochsMu.Lock()
+	defer p.epochsMu.Unlock()
+	p.epochs[r]++
+}
 
 // publish makes the status from the facts.
 func (p *Pipeline) publish(now time.Time) {

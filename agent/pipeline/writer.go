@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/understudy-dr/understudy/agent/capture"
@@ -34,10 +35,11 @@ type writer struct {
 	b       *frame.Builder
 	buf     []byte
 
-	at      block.Position // of the last frame in the store
-	opened  time.Time      // of the frame being filled; zero when there is none
-	ringPos uint64         // behind the last record taken
-	closed  time.Time      // of the last frame in the store
+	at      block.Position                 // of the last frame in the store
+	shown   atomic.Pointer[block.Position] // the same, for other goroutines
+	opened  time.Time                      // of the frame being filled; zero when there is none
+	ringPos uint64                         // behind the last record taken
+	closed  time.Time                      // of the last frame in the store
 }
 
 func newWriter(machine block.MachineID, store Store) *writer {
@@ -47,6 +49,7 @@ func newWriter(machine block.MachineID, store Store) *writer {
 // resume continues behind this position.
 func (w *writer) resume(at block.Position, ringPos uint64, now time.Time) {
 	w.at, w.ringPos, w.opened, w.closed = at, ringPos, time.Time{}, now
+	w.shown.Store(&at)
 }
 
 // full reports whether the frame must be closed before a record with n bytes of data.
@@ -126,5 +129,6 @@ func (w *writer) append(raw []byte, last block.Seq, now time.Time) error {
 		return err
 	}
 	w.at.Seq, w.closed = last, now
+	w.shown.Store(&block.Position{Epoch: w.at.Epoch, Seq: last})
 	return nil
 }

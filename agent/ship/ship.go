@@ -114,6 +114,9 @@ func New(conf Config) *Client {
 	}
 }
 
+// Instance is this process as the relay knows it.
+func (c *Client) Instance() wire.Instance { return c.instance }
+
 // Run keeps sessions with the relay until ctx ends, and returns its error.
 func (c *Client) Run(ctx context.Context) error {
 	for attempt := 0; ; attempt++ {

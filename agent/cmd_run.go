@@ -1,0 +1,74 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/understudy-dr/understudy/agent/journal"
+	"github.com/understudy-dr/understudy/pkg/obs"
+	"github.com/understudy-dr/understudy/pkg/wire"
+)
+
+const (
+	defaultDir      = "/var/lib/understudy-agent"
+	defaultInstance = "agent"
+)
+
+// runOptions are the agent's settings; sizes are in bytes.
+type runOptions struct {
+	dir, instance string
+	memoryDir     string
+	memoryBytes   int64
+	spill         string
+	spillBytes    int64
+	ringBytes     int
+	transport     wire.Transport
+	relays        []string
+	metrics       string
+	logLevel      slog.Level
+	logJSON       bool
+}
+
+func newRun() *cobra.Command {
+	o := runOptions{logLevel: slog.LevelInfo}
+	var level, transport string
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Protect this machine",
+		Long: "Captures, keeps and ships the writes of the disks that the control plane wants protected.\n" +
+			"When it stops, the capture goes on in the kernel; the next run takes it up.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.logLevel.UnmarshalText([]byte(level)); err != nil {
+				return &exitError{exitUsage, err}
+			}
+			o.transport = wire.Transport(transport)
+			if !slices.Contains([]wire.Transport{wire.Auto, wire.TCP, wire.QUIC}, o.transport) {
+				return &exitError{exitUsage, fmt.Errorf("--transport %s: want auto, tcp or quic", transport)}
+			}
+			if o.spill == "" {
+				o.spill = filepath.Join(o.dir, "spill.hrl")
+			}
+			return runService(cmd.Context(), o, obs.NewLog(os.Stderr, o.logLevel, o.logJSON))
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.dir, "dir", defaultDir, "where the identity and what must survive a reboot are kept")
+	f.StringVar(&o.instance, "instance", defaultInstance, "name of the capture in the kernel, where several agents share one")
+	f.StringVar(&o.memoryDir, "memory-dir", journal.DefaultMemoryDir(), "the journal's memory stage: a directory in a tmpfs")
+	f.Int64Var(&o.memoryBytes, "memory-bytes", journal.DefaultMemory, "its size")
+	f.StringVar(&o.spill, "spill", "", "the journal's disk stage (default DIR/spill.hrl)")
+	f.Int64Var(&o.spillBytes, "spill-bytes", journal.DefaultSpill, "its size; 0 for none")
+	f.IntVar(&o.ringBytes, "ring-bytes", 0, "size of the kernel's ring, a power of two (default 64 MiB)")
+	f.StringVar(&transport, "transport", "auto", "to the relay: auto, tcp or quic")
+	f.StringSliceVar(&o.relays, "relay", nil, "host:port of the relay, instead of what the control plane says")
+	f.StringVar(&o.metrics, "metrics-listen", "", "serve Prometheus metrics on this address")
+	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	f.BoolVar(&o.logJSON, "log-json", false, "write the log as JSON")
+	return cmd
+}
