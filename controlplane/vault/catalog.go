@@ -274,4 +274,22 @@ func (c *catalog) tail(end cut) []layer {
 	return out
 }
 
+// objects names everything the catalog refers to that holds frames.
+func (c *catalog) objects() (names []string) {
+	for _, r := range c.manifest.Runs {
+		for _, o := range r.Objects {
+			names = append(names, o.Key)
+		}
+	}
+	for _, e := range c.epochs {
+		for _, b := range e.base {
+			names = append(names, b.key)
+		}
+	}
+	for _, l := range c.logs {
+		names = append(names, l.key)
+	}
+	return names
+}
+
 func (l logRef) lastEpoch() block.Epoch { return l.parts[len(l.parts)-1].epoch }

@@ -129,18 +129,8 @@ func noGarbage(t fataler, store objstore.Store, m *Machine) {
 		t.Fatalf("snapshot: %v", err)
 	}
 	used := map[string]bool{}
-	for _, l := range c.logs {
-		used[l.key] = true
-	}
-	for _, e := range c.epochs {
-		for _, b := range e.base {
-			used[b.key] = true
-		}
-	}
-	for _, r := range c.manifest.Runs {
-		for _, o := range r.Objects {
-			used[o.Key] = true
-		}
+	for _, name := range c.objects() {
+		used[name] = true
 	}
 	last := ""
 	for info := range store.List(context.Background(), logPrefix(m.id)) {
