@@ -144,11 +144,11 @@ func (s *Server) accept(ctx context.Context, ln net.Listener, serve func(net.Con
 	for {
 		nc, err := ln.Accept()
 		switch {
-		case err == nil && s.conns.Load() >= int64(s.opts.MaxConns):
+		case err == nil && s.conns.Add(1) > int64(s.opts.MaxConns):
+			s.conns.Add(-1)
 			s.opts.Log.Warn("client turned away: too many connections", "remote", nc.RemoteAddr(), "limit", s.opts.MaxConns)
 			nc.Close()
 		case err == nil:
-			s.conns.Add(1)
 			serve(nc)
 		case ctx.Err() != nil:
 			return nil

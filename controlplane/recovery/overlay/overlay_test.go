@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"github.com/understudy-dr/understudy/controlplane/recovery"
@@ -316,6 +317,48 @@ func TestFailedCopyUpLeavesTheBaseVisible(t *testing.T) {
 		if err := o.Zero(bad, 2, true); err == nil {
 			t.Errorf("zeroing at %d was taken", bad)
 		}
+	}
+}
+
+// TestFullFileSystem writes until there is no room: what was written stays readable,
+// what failed leaves the base visible, and zeroing makes room again.
+func TestFullFileSystem(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("none", dir, "tmpfs", 0, "size=256k"); err != nil {
+		t.Skipf("mounting a small tmpfs: %v", err)
+	}
+	defer unix.Unmount(dir, 0)
+	d := baseDisk(11)
+	o, err := Open(filepath.Join(dir, "overlay"), d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	model := content(t, d.Image)
+	full := -1
+	for b := range 9 {
+		p := bytes.Repeat([]byte{byte(b + 1)}, 5000)
+		off := b*BlockSize + 30000
+		if _, err := o.WriteAt(p, int64(off)); err == nil {
+			copy(model[off:], p)
+		} else if full = b; !errors.Is(err, unix.ENOSPC) {
+			t.Fatal(err)
+		}
+	}
+	if full < 0 || !bytes.Equal(content(t, o), model) {
+		t.Fatalf("the last to fail was block %d, or the content is wrong", full)
+	}
+	if err := o.Zero(0, 4*BlockSize, true); err != nil {
+		t.Fatal(err)
+	}
+	clear(model[:4*BlockSize])
+	p := bytes.Repeat([]byte{0xee}, 5000)
+	if _, err := o.WriteAt(p, int64(full)*BlockSize+1); err != nil {
+		t.Fatalf("there is room again: %v", err)
+	}
+	copy(model[full*BlockSize+1:], p)
+	if !bytes.Equal(content(t, o), model) {
+		t.Fatal("the content is wrong")
 	}
 }
 
