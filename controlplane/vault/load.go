@@ -170,7 +170,7 @@ func (m *Machine) logNames(ctx context.Context, after block.Seq) ([]string, erro
 // probeLogs asks for the objects that must come next by name, up to the one given:
 // a listing may be late, Head and Get are not. With no name it goes on to the end.
 func (m *Machine) probeLogs(ctx context.Context, c *catalog, upto string) (*catalog, error) {
-	for c.last.pos.Seq != 0 {
+	for {
 		name := logName(m.id, c.last.pos.Seq+1)
 		if upto != "" && name >= upto {
 			return c, nil
@@ -189,7 +189,6 @@ func (m *Machine) probeLogs(ctx context.Context, c *catalog, upto string) (*cata
 			return m.broken(c, name, err), nil
 		}
 	}
-	return c, nil
 }
 
 // loadBases follows the chain of base objects of every epoch that is not in the runs.
