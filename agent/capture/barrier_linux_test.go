@@ -1,0 +1,108 @@
+package capture
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestBarrierWaitsForWritesBeforeCapture: a write that was submitted before the
+// disk was even tracked holds the barrier up until it has completed.
+func TestBarrierWaitsForWritesBeforeCapture(t *testing.T) {
+	slow := newSlowFile(t, 16<<20)
+	f, err := os.OpenFile(slow.path, os.O_RDWR, 0)
+	must(t, err)
+	dev := attachLoop(t, f)
+	must(t, f.Close())
+	t.Cleanup(func() { slow.open(); detachLoop(dev) })
+	d, err := Resolve(dev)
+	must(t, err)
+	disk := openDirect(t, dev)
+	defer func() { _ = disk.Close() }()
+
+	slow.close()
+	data := aligned(8192)
+	copy(data, "written before anybody looked")
+	var writes sync.WaitGroup
+	writes.Go(func() {
+		if _, err := disk.WriteAt(data, 1<<20); err != nil {
+			t.Error(err)
+		}
+	})
+	<-slow.arrived
+
+	s := tracking(t, 1<<20, d)
+	short, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	defer cancel()
+	if err := s.Barrier(short, d.ID); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("with a write in flight the barrier says %v", err)
+	}
+	passed := make(chan error, 1)
+	go func() { passed <- s.Barrier(context.Background()) }()
+	select {
+	case err := <-passed:
+		t.Fatalf("the barrier passed a write in flight: %v", err)
+	case <-time.After(300 * time.Millisecond):
+	}
+	slow.open()
+	must(t, <-passed)
+	slow.mu.Lock()
+	if !bytes.HasPrefix(slow.data[1<<20:], data[:29]) {
+		t.Error("the barrier passed and the write is not on the disk")
+	}
+	slow.mu.Unlock()
+	writes.Wait()
+	dirtyIs(t, s, d) // it was never seen
+}
+
+// TestBarrierUnderLoad: a queue that never runs empty still lets the barrier pass,
+// and keeps its number of requests.
+func TestBarrierUnderLoad(t *testing.T) {
+	d := newLoop(t, memory(t), 64<<20)
+	s := openSource(t, 1<<20)
+	must(t, s.Track(context.Background(), d))
+	attribute := filepath.Join(sysBlock, filepath.Base(d.Path), "queue/nr_requests")
+	before, err := os.ReadFile(attribute)
+	must(t, err)
+	stop := make(chan struct{})
+	var load sync.WaitGroup
+	for range 8 {
+		load.Go(func() {
+			f := openDirect(t, d.Path)
+			defer func() { _ = f.Close() }()
+			buf := aligned(64 << 10)
+			for off := int64(0); ; off = (off + 64<<10) % d.Size {
+				select {
+				case <-stop:
+					return
+				default:
+					if _, err := unix.Pwrite(int(f.Fd()), buf, off); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			}
+		})
+	}
+	var longest time.Duration
+	for range 20 {
+		begun := time.Now()
+		must(t, s.Barrier(context.Background()))
+		longest = max(longest, time.Since(begun))
+	}
+	close(stop)
+	load.Wait()
+	after, err := os.ReadFile(attribute)
+	must(t, err)
+	if !bytes.Equal(before, after) {
+		t.Errorf("nr_requests was %s, now %s", before, after)
+	}
+	t.Logf("the longest barrier took %v", longest)
+}
