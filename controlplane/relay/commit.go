@@ -79,8 +79,11 @@ func (s *Server) commitOnce(m *machine, arena []byte) []byte {
 	}
 	start := time.Now()
 	if err := m.writer.Commit(ctx, frames); err != nil {
-		// Whether it is in the vault, only a new writer's State can tell.
-		m.dropWriter()
+		if damage := proveAll(frames); isFrameError(err) && damage != nil {
+			s.lost(m, damage)
+			return arena
+		}
+		m.dropWriter() // whether they are in the vault, only a new writer's State can tell
 		s.failed(m, err)
 		return arena
 	}
@@ -89,8 +92,8 @@ func (s *Server) commitOnce(m *machine, arena []byte) []byte {
 	return arena
 }
 
-// load reads a batch back from the spool and proves it once more: what is damaged
-// must not get into the vault.
+// load reads a batch back from the spool. Payloads are not proved again here: the
+// vault's Commit does.
 func (s *Server) load(b batch, arena []byte) (frames [][]byte, _ []byte, err error) {
 	total := 0
 	for _, w := range b.frames {
@@ -105,14 +108,29 @@ func (s *Server) load(b batch, arena []byte) (frames [][]byte, _ []byte, err err
 		if err != nil {
 			return nil, arena, err
 		}
-		f, err := frame.Parse(raw)
-		if err != nil || f.First != w.Header.First || f.Last != w.Header.Last || f.Machine != w.Header.Machine {
-			return nil, arena, fmt.Errorf("spool: frame %d..%d of machine %s came back damaged: %w", w.Header.First, w.Header.Last, w.Header.Machine, errors.Join(err))
+		h, err := frame.ParseHeader(raw)
+		if err != nil || h != w.Header {
+			return nil, arena, damaged(w.Header, err)
 		}
 		frames = append(frames, raw)
 		at += w.Size
 	}
 	return frames, arena, nil
+}
+
+// proveAll finds the frame that came back damaged from the spool, if one did.
+func proveAll(frames [][]byte) error {
+	for _, raw := range frames {
+		if _, err := frame.Parse(raw); err != nil {
+			h, _ := frame.ParseHeader(raw)
+			return damaged(h, err)
+		}
+	}
+	return nil
+}
+
+func damaged(h frame.Header, err error) error {
+	return fmt.Errorf("spool: frame %d..%d of machine %s came back damaged: %w", h.First, h.Last, h.Machine, errors.Join(err))
 }
 
 // finish notes what the vault took, gives the spool its room back and tells the agent.

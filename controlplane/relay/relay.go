@@ -45,7 +45,7 @@ const (
 	DefaultObject     = 8 << 20  // bytes
 	DefaultWorkers    = 8        // commits at once
 	DefaultSpool      = 16 << 30 // bytes
-	DefaultWindow     = 16 << 20 // bytes in flight on one channel
+	DefaultWindow     = 32 << 20 // bytes in flight on one channel
 	DefaultPerMachine = 2 << 30  // bytes of one machine's log in the spool, and of its bases
 	maxMachines       = 1 << 14  // connected at once
 	maxBacklogObject  = 32 << 20 // bytes: an object of a machine that is behind
@@ -90,7 +90,7 @@ func (c *Config) fill() {
 		}
 	}
 	set(&c.SpoolLimit, DefaultSpool)
-	set(&c.Segment, min(spool.DefaultSegment, c.SpoolLimit/8))
+	set(&c.Segment, max(spool.MinSegment, min(spool.DefaultSegment, c.SpoolLimit/8)))
 	set(&c.PerMachine, min(DefaultPerMachine, c.SpoolLimit/2))
 	set(&c.Window, DefaultWindow)
 	set(&c.Object, DefaultObject)
@@ -173,8 +173,8 @@ func (s *Server) openSpool() error {
 		s.event(Event{Type: EventSpoolDamaged, Message: fmt.Sprintf("the spool in %s lost acknowledged frames: %v", s.conf.SpoolDir, rec.Damaged),
 			Remedy: "check the spool's disk; the machines concerned resync by themselves with the reason relay-lost-spool"})
 	}
-	if rec.Torn > 0 {
-		s.conf.Log.Info("spool tail cut off", "bytes", rec.Torn)
+	if rec.Torn {
+		s.conf.Log.Info("an unfinished write was cut off the spool", "dir", s.conf.SpoolDir)
 	}
 	now := time.Now()
 	for _, r := range rec.Machines {

@@ -9,9 +9,10 @@ import (
 	"time"
 )
 
-// holdBack is how many encrypted bytes are gathered for one system call: sixteen TLS
-// records. Only a side that sends frames ever fills it.
-const holdBack = 256 << 10
+// holdBack is how many encrypted bytes are gathered for one system call: four TLS
+// records. Measured: 0.94 CPU-s/GiB for both sides, against 1.15 with a call a record
+// and 1.00 with 256 KiB, which leave the cache. Buffering the reader changed nothing.
+const holdBack = 64 << 10
 
 // tcpStream is a channel over TLS on a TCP connection of its own.
 type tcpStream struct {

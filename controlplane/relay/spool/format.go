@@ -21,19 +21,28 @@ import (
 //	28   4  CRC-32C of bytes 0..27
 //	32      entries, each at a multiple of 8:
 //	          0  4  magic "USSE"
-//	          4  1  kind: 1 frame, 2 positions
+//	          4  1  kind: 1 frame, 2 positions, 3 padding, 4 end
 //	          5  3  zero
-//	          8  8  segment number: bytes of another file's life are no entry of this
+//	          8  8  segment number
 //	          16 4  length of the body, bytes
-//	          20 4  CRC-32C of the body; zero for a frame, which carries its own
+//	          20 4  CRC-32C of the body of positions; zero for the others: a frame carries
+//	                its own
 //	          24 4  zero
 //	          28 4  CRC-32C of bytes 0..27
-//	          32    body, padded with zeros to a multiple of 8
+//	          32    body, filled up to a multiple of 8
 //
-// Zeros, or the end of the file, in an entry's place end the segment. The first entry
-// of a segment is the positions of all machines as of its creation, so that the
-// newest segment alone says how far every machine had come, whatever older segments
-// have been deleted since.
+// Files are used again: overwriting blocks that were written before is synced several
+// times faster than allocated ones, and does not wait for the file system's journal.
+// Behind the last entry therefore lies anything, also entries of the file's life
+// before, which have another number. The end entry is written when no more entries
+// follow; a segment without one ends at its last good entry.
+//
+// A group of frames is padded to pages, so that the next one overwrites whole pages
+// and reads none.
+//
+// The first entry of a segment is the positions of all machines as of its creation, so
+// that the newest segment alone says how far every machine had come, whatever older
+// segments are gone.
 //
 // A position's body is 96 bytes: machine 16; log epoch, spooled, closing time of
 // spooled, committed epoch, committed, closing time of committed; base epoch, spooled,
@@ -49,6 +58,10 @@ const (
 
 	kindFrame     = 1
 	kindPositions = 2
+	kindPadding   = 3
+	kindEnd       = 4
+
+	pageSize = 4096
 
 	// maxPositions bounds a positions body: more machines than one relay serves.
 	maxPositions = 1 << 16
@@ -59,7 +72,7 @@ var (
 	ErrNotSegment = errors.New("spool: not a spool segment")
 	ErrVersion    = errors.New("spool: segment of another version")
 	ErrDamaged    = errors.New("spool: damaged")
-	errEnd        = errors.New("spool: end of segment")
+	errNoEntry    = errors.New("spool: no entry here")
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -111,18 +124,27 @@ func appendEntryHead(dst []byte, segment uint64, h entryHeader) []byte {
 	return binary.LittleEndian.AppendUint32(dst, checksum(dst[start:]))
 }
 
-// parseEntryHead returns errEnd for zeros.
+// parseEntryHead returns errNoEntry for bytes that were not written as an entry of this
+// segment.
 func parseEntryHead(b []byte, segment uint64) (entryHeader, error) {
-	var h entryHeader
-	switch {
-	case [entryHead]byte(b) == [entryHead]byte{}:
-		return h, errEnd
-	case string(b[:4]) != entryMagic || checksum(b[:28]) != binary.LittleEndian.Uint32(b[28:]):
-		return h, fmt.Errorf("%w: no entry here", ErrDamaged)
-	case binary.LittleEndian.Uint64(b[8:]) != segment:
-		return h, fmt.Errorf("%w: an entry of another segment", ErrDamaged)
+	if string(b[:4]) != entryMagic || checksum(b[:28]) != binary.LittleEndian.Uint32(b[28:]) || binary.LittleEndian.Uint64(b[8:]) != segment {
+		return entryHeader{}, errNoEntry
 	}
 	return entryHeader{kind: b[4], size: int(binary.LittleEndian.Uint32(b[16:])), sum: binary.LittleEndian.Uint32(b[20:])}, nil
+}
+
+// appendPadding appends what brings the length of dst, which will lie at off, to a
+// whole page: an entry with a body of zeros.
+func appendPadding(dst []byte, off int64, segment uint64) []byte {
+	rest := int(-(off + int64(len(dst))) & (pageSize - 1))
+	if rest == 0 {
+		return dst
+	}
+	if rest < entryHead {
+		rest += pageSize
+	}
+	dst = appendEntryHead(dst, segment, entryHeader{kind: kindPadding, size: rest - entryHead})
+	return append(dst, make([]byte, rest-entryHead)...)
 }
 
 // LogPosition is a place in a machine's log and the time it stands for.

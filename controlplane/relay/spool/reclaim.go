@@ -5,14 +5,28 @@ import (
 	"time"
 )
 
+// Segments without live frames are kept for use again, a few of them.
+const (
+	maxSpares   = 4
+	spareSuffix = ".spare"
+)
+
 // rotate begins a new segment. Every frame before it is durable and handed over, so
 // that the positions at its head cover the older segments.
 func (s *Spool) rotate() error {
-	s.shrink()
+	if s.active != nil {
+		if err := s.active.end(s.active.used); err != nil {
+			s.retire(s.active.used)
+			return err
+		}
+	}
 	s.mu.Lock()
 	s.reclaim()
+	id, spare := s.nextID, ""
 	full := s.disk+s.opts.Segment > s.opts.Limit
-	id := s.nextID
+	if k := len(s.spares); k > 0 && !full {
+		spare, s.spares = s.spares[k-1], s.spares[:k-1]
+	}
 	s.mu.Unlock()
 	if full {
 		return ErrFull
@@ -21,7 +35,7 @@ func (s *Spool) rotate() error {
 	if s.opts.Positions != nil {
 		positions = s.opts.Positions()
 	}
-	seg, err := createSegment(s.dir, id, s.opts.Segment, positions, time.Now())
+	seg, err := createSegment(s.dir, id, s.opts.Segment, spare, positions, time.Now())
 	if err != nil {
 		return err
 	}
@@ -35,21 +49,7 @@ func (s *Spool) rotate() error {
 	return s.compact()
 }
 
-// shrink gives back what the active segment allocated and did not use.
-func (s *Spool) shrink() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.active == nil || s.active.used == s.active.size {
-		return
-	}
-	// Without a sync: if power fails, the zeros are back and end the segment as well.
-	if err := s.active.file.Truncate(s.active.used); err == nil {
-		s.disk -= s.active.size - s.active.used
-		s.active.size = s.active.used
-	}
-}
-
-// reclaim deletes segments without live entries. Spool.mu is held. The active one
+// reclaim puts segments without live entries aside. Spool.mu is held. The active one
 // stays, and as long as there is none, all stay: the positions at the newest head are
 // all that is known of machines without live frames.
 func (s *Spool) reclaim() {
@@ -61,12 +61,26 @@ func (s *Spool) reclaim() {
 			continue
 		}
 		_ = seg.file.Close()
-		if err := os.Remove(seg.path); err != nil {
-			s.opts.Log.Warn("spool segment not removed", "path", seg.path, "err", err)
-		}
 		s.disk -= seg.size
 		delete(s.segments, id)
+		if err := s.putAside(seg); err != nil {
+			s.opts.Log.Warn("spool segment not removed", "path", seg.path, "err", err)
+		}
 	}
+}
+
+// putAside makes a spare of a segment, or removes it. Neither is synced: should the
+// file come back with its old name, the vault has all that is in it.
+func (s *Spool) putAside(seg *segment) error {
+	if seg.size != s.opts.Segment || len(s.spares) >= maxSpares || s.disk+int64(len(s.spares)+1)*s.opts.Segment > s.opts.Limit {
+		return os.Remove(seg.path)
+	}
+	spare := seg.path + spareSuffix
+	if err := os.Rename(seg.path, spare); err != nil {
+		return err
+	}
+	s.spares = append(s.spares, spare)
+	return nil
 }
 
 // A few frames that cannot be committed (one machine's vault writer fails) must not

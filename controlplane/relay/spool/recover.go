@@ -2,11 +2,11 @@ package spool
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sync/semaphore"
@@ -17,8 +17,8 @@ import (
 // Recovered is what an earlier process left in the spool.
 type Recovered struct {
 	Machines []Machine
-	// Torn is how many bytes of never acknowledged writes were cut off.
-	Torn int64
+	// Torn says that a write which was never acknowledged had begun.
+	Torn bool
 	// Damaged names what was acknowledged once and cannot be read any more.
 	Damaged []string
 }
@@ -32,12 +32,14 @@ type Machine struct {
 
 // Open opens the spool in dir, which is created if need be, and recovers it:
 //
-//  1. Delete *.tmp: segments that never got their name hold nothing.
+//  1. Delete *.tmp: segments that never got their name hold nothing. Neither do spares,
+//     which are kept for use.
 //  2. Read every segment in the order of its number. A file that is no segment, or of
 //     another version, ends Open with an error: somebody must look.
-//  3. In the newest segment everything behind the last good entry is a torn tail that
-//     was never acknowledged: cut it off, so that the next recovery does not take it
-//     for damage. In older ones it is damage, and named.
+//  3. The newest segment ends at its first entry that does not verify: it and all behind
+//     it may be of a group that was never synced and so never acknowledged. Mark its
+//     end, so that the next recovery does not take the rest for damage. In an older
+//     segment such an entry, or the lack of an end, is damage, and named.
 //  4. Positions: the highest that any segment's head gives a machine.
 //  5. Frames: where compaction left two copies, the one in the newer segment. Of a
 //     machine's log the newest run without a gap is live; what lies before a gap was
@@ -49,8 +51,8 @@ func Open(dir string, opts Options) (*Spool, Recovered, error) {
 	if opts.Segment == 0 {
 		opts.Segment = DefaultSegment
 	}
-	if opts.Segment < minSegment || opts.Limit < 2*opts.Segment {
-		return nil, Recovered{}, fmt.Errorf("spool: a limit of %d bytes in segments of %d: a segment has at least %d, the limit is at least two segments", opts.Limit, opts.Segment, int64(minSegment))
+	if opts.Segment < MinSegment || opts.Limit < 2*opts.Segment {
+		return nil, Recovered{}, fmt.Errorf("spool: a limit of %d bytes in segments of %d: a segment has at least %d, the limit is at least two segments", opts.Limit, opts.Segment, int64(MinSegment))
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, Recovered{}, fmt.Errorf("spool: %w", err)
@@ -114,6 +116,16 @@ func (s *Spool) list() ([]string, error) {
 			if err := os.Remove(path); err != nil {
 				return nil, err
 			}
+		case strings.HasSuffix(f.Name(), spareSuffix):
+			// Its old entries must never look like ones of a new segment's number.
+			if id, err := strconv.ParseUint(f.Name()[:min(16, len(f.Name()))], 16, 64); err == nil {
+				s.nextID = max(s.nextID, id+1)
+			}
+			if st, err := f.Info(); err == nil && st.Size() == s.opts.Segment && len(s.spares) < maxSpares {
+				s.spares = append(s.spares, path)
+			} else if err := os.Remove(path); err != nil {
+				return nil, err
+			}
 		case strings.HasSuffix(f.Name(), ".spool"):
 			paths = append(paths, path)
 		}
@@ -138,24 +150,23 @@ func (r *replay) machine(id block.MachineID) *Machine {
 }
 
 func (r *replay) segment(seg *segment, newest bool, rec *Recovered) error {
-	f, err := seg.scan()
+	f, err := seg.scan(newest)
 	if err != nil {
 		return err
 	}
 	seg.used = f.end
-	if f.skipped > 0 {
-		rec.Damaged = append(rec.Damaged, fmt.Sprintf("%s: %d frames with wrong checksums", seg.path, f.skipped))
-	}
-	if f.torn != nil && !newest {
-		rec.Damaged = append(rec.Damaged, fmt.Sprintf("%s: from byte %d on: %v", seg.path, f.end, f.torn))
-	}
-	if newest && seg.size > f.end {
-		if f.torn != nil {
-			rec.Torn += seg.size - f.end
+	switch {
+	case newest && !f.ended:
+		if rec.Torn = f.bad != nil; rec.Torn {
+			r.spool.opts.Log.Info("spool tail cut off", "path", seg.path, "at", f.end, "err", f.bad)
 		}
-		if err := seg.cut(f.end); err != nil {
-			return errors.Join(errors.New("cutting off a torn tail"), err)
+		if err := seg.end(f.end); err != nil {
+			return fmt.Errorf("marking its end: %w", err)
 		}
+	case f.bad != nil:
+		rec.Damaged = append(rec.Damaged, fmt.Sprintf("%s: %v", seg.path, f.bad))
+	case !f.ended:
+		rec.Damaged = append(rec.Damaged, fmt.Sprintf("%s: ends at byte %d without an end", seg.path, f.end))
 	}
 	for _, p := range f.positions {
 		r.machine(p.Machine).raise(p)

@@ -32,34 +32,41 @@ func segmentPath(dir string, id uint64) string {
 }
 
 // createSegment makes the file whole before it gets its name: allocated (a full disk
-// shows here and not under a frame), headed by the positions, synced, renamed, and
-// the directory synced.
-func createSegment(dir string, id uint64, size int64, positions []Positions, now time.Time) (*segment, error) {
+// shows here and not under a frame) unless it was used before, headed by the
+// positions, synced, renamed, and the directory synced. used is the path of a file to
+// use again, or empty.
+func createSegment(dir string, id uint64, size int64, used string, positions []Positions, now time.Time) (*segment, error) {
 	final := segmentPath(dir, id)
-	f, err := os.OpenFile(final+".tmp", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	unfinished := used
+	if used == "" {
+		unfinished = final + ".tmp"
+	}
+	f, err := os.OpenFile(unfinished, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	s := &segment{id: id, path: final, file: f, size: size}
-	if err := s.prepare(dir, size, positions, now); err != nil {
+	if err := s.prepare(unfinished, used == "", positions, now); err != nil {
 		_ = f.Close()
-		_ = os.Remove(final + ".tmp")
+		_ = os.Remove(unfinished)
 		return nil, err
 	}
-	return s, nil
+	return s, syncDir(dir)
 }
 
-func (s *segment) prepare(dir string, size int64, positions []Positions, now time.Time) error {
+func (s *segment) prepare(unfinished string, fresh bool, positions []Positions, now time.Time) error {
 	head := appendFileHead(nil, s.id, now)
 	body := appendPositions(nil, positions)
 	head = appendEntryHead(head, s.id, entryHeader{kind: kindPositions, size: len(body), sum: checksum(body)})
-	head = append(head, body...)
-	s.used = fileHead + entrySize(len(body))
-	if s.used > size {
-		return fmt.Errorf("spool: a segment of %d bytes is too small for the positions of %d machines", size, len(positions))
+	head = appendPadding(append(head, body...), 0, s.id)
+	s.used = int64(len(head))
+	if s.used > s.size/2 {
+		return fmt.Errorf("spool: a segment of %d bytes is too small for the positions of %d machines", s.size, len(positions))
 	}
-	if err := allocate(s.file, size); err != nil {
-		return err
+	if fresh {
+		if err := allocate(s.file, s.size); err != nil {
+			return err
+		}
 	}
 	if _, err := s.file.WriteAt(head, 0); err != nil {
 		return err
@@ -67,10 +74,7 @@ func (s *segment) prepare(dir string, size int64, positions []Positions, now tim
 	if err := s.file.Sync(); err != nil {
 		return err
 	}
-	if err := os.Rename(s.path+".tmp", s.path); err != nil {
-		return err
-	}
-	return syncDir(dir)
+	return os.Rename(unfinished, s.path)
 }
 
 func syncDir(dir string) error {
@@ -82,8 +86,12 @@ func syncDir(dir string) error {
 	return d.Sync()
 }
 
+// room is how many bytes of entries still go into the segment; the last page is kept
+// for the end entry.
+func (s *segment) room() int64 { return s.size - pageSize - s.used }
+
 // fits reports whether an entry with n bytes of body still goes into the segment.
-func (s *segment) fits(n int) bool { return s.used+entrySize(n) <= s.size }
+func (s *segment) fits(n int) bool { return entrySize(n) <= s.room() }
 
 // write puts frames behind each other from s.used on, without syncing, and returns
 // where each body begins. Small ones are gathered into one write.
@@ -118,11 +126,23 @@ func (s *segment) write(frames [][]byte) ([]int64, error) {
 			gather = gather[:0]
 		}
 	}
-	if err := put(gather); err != nil {
+	if err := put(appendPadding(gather, off, s.id)); err != nil {
 		return nil, err
 	}
 	s.used = off
 	return at, nil
+}
+
+// end says that no more entries follow at, for good.
+func (s *segment) end(at int64) error {
+	if at+entryHead > s.size {
+		return nil // no room: the end of the file is as good
+	}
+	_, err := s.file.WriteAt(appendEntryHead(nil, s.id, entryHeader{kind: kindEnd}), at)
+	if err != nil {
+		return err
+	}
+	return syncData(s.file)
 }
 
 // found is what a scan yields of a segment.
@@ -130,8 +150,8 @@ type found struct {
 	positions []Positions
 	frames    []foundFrame
 	end       int64 // behind the last good entry
-	torn      error // what was at end, if not zeros or the end of the file
-	skipped   int   // frames whose checksum is wrong though good entries follow
+	ended     bool  // by an end entry, or by the file's end
+	bad       error // the first entry that did not verify, if any
 }
 
 type foundFrame struct {
@@ -152,10 +172,10 @@ func openSegment(path string) (*segment, error) {
 		return nil, err
 	}
 	head := make([]byte, fileHead)
-	_, err = io.ReadFull(io.NewSectionReader(f, 0, fileHead), head)
+	n, err := io.ReadFull(io.NewSectionReader(f, 0, fileHead), head)
 	if err == nil || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 		var id uint64
-		if id, err = parseFileHead(head); err == nil {
+		if id, err = parseFileHead(head[:n]); err == nil {
 			return &segment{id: id, path: path, file: f, size: st.Size()}, nil
 		}
 	}
@@ -163,30 +183,31 @@ func openSegment(path string) (*segment, error) {
 	return nil, fmt.Errorf("%s: %w", path, err)
 }
 
-// scan reads every entry. A frame with a wrong checksum behind a good entry header is
-// stepped over: whether it is a torn tail or rot shows in what follows.
-func (s *segment) scan() (found, error) {
+// scan reads entries up to the end. Where the newest segment is scanned, the first
+// entry that does not verify is the end: it, and all behind it, may be of a group that
+// was never synced. In older ones it is damage and stepped over.
+func (s *segment) scan(newest bool) (found, error) {
 	out := found{end: fileHead}
 	var body []byte
 	head := make([]byte, entryHead)
-	bad := 0 // since the last good entry
 	for off := int64(fileHead); ; {
 		n, err := s.file.ReadAt(head, off)
 		if err != nil && !errors.Is(err, io.EOF) {
 			return out, err
 		}
 		if n < entryHead {
+			out.ended = true
 			return out, nil
 		}
 		h, err := parseEntryHead(head, s.id)
-		if errors.Is(err, errEnd) {
+		switch {
+		case err != nil:
 			return out, nil
-		}
-		if err == nil && (h.size > max(frame.MaxSize, maxPositions*positionSize) || off+entrySize(h.size) > s.size) {
-			err = fmt.Errorf("%w: an entry of %d bytes", ErrDamaged, h.size)
-		}
-		if err != nil {
-			out.torn = err
+		case h.kind == kindEnd:
+			out.ended = true
+			return out, nil
+		case h.size > max(frame.MaxSize, maxPositions*positionSize) || off+entrySize(h.size) > s.size:
+			out.bad = fmt.Errorf("%w: an entry of %d bytes", ErrDamaged, h.size)
 			return out, nil
 		}
 		if cap(body) < h.size {
@@ -196,21 +217,21 @@ func (s *segment) scan() (found, error) {
 		if _, err := s.file.ReadAt(body, off+entryHead); err != nil {
 			return out, err
 		}
-		next := off + entrySize(h.size)
 		if err := out.take(h, body, off+entryHead); err != nil {
-			out.torn = err
-			bad++
-		} else {
-			out.skipped += bad
-			out.end, out.torn, bad = next, nil, 0
+			if out.bad = errors.Join(out.bad, err); newest {
+				return out, nil
+			}
 		}
-		off = next
+		off += entrySize(h.size)
+		out.end = off
 	}
 }
 
 // take judges one entry's body.
 func (f *found) take(h entryHeader, body []byte, off int64) error {
 	switch h.kind {
+	case kindPadding:
+		return nil
 	case kindPositions:
 		if checksum(body) != h.sum {
 			return fmt.Errorf("%w: checksum of the positions", ErrDamaged)
@@ -235,13 +256,4 @@ func (f *found) take(h entryHeader, body []byte, off int64) error {
 		return nil
 	}
 	return fmt.Errorf("%w: entry of kind %d", ErrDamaged, h.kind)
-}
-
-// cut ends the file behind its last good entry, for good.
-func (s *segment) cut(end int64) error {
-	if err := s.file.Truncate(end); err != nil {
-		return err
-	}
-	s.size, s.used = end, end
-	return s.file.Sync()
 }

@@ -61,7 +61,7 @@ func NewEntry(h frame.Header, m *frame.Mark) *Entry {
 // Limits and sizes, bytes.
 const (
 	DefaultSegment = 256 << 20
-	minSegment     = 2 * frame.MaxSize
+	MinSegment     = 2 * frame.MaxSize
 	// maxQueue bounds the frames that wait for their write: memory of the relay.
 	maxQueue = 128 << 20
 	// maxBatch bounds one group's bytes, so that no acknowledgement waits for more.
@@ -108,9 +108,10 @@ type Spool struct {
 	entries  map[*Entry]struct{} // live
 	active   *segment
 	nextID   uint64
-	disk     int64 // bytes of all segments
-	live     int64 // bytes of entries not freed
-	failed   bool  // Trouble was reported
+	disk     int64    // bytes of all segments
+	spares   []string // files to use again
+	live     int64    // bytes of entries not freed
+	failed   bool     // Trouble was reported
 	closing  bool
 
 	wake chan struct{} // something was queued or freed
@@ -243,7 +244,7 @@ func (s *Spool) attempt(batch []pending) (int, error) {
 	}
 	n := 0
 	var frames [][]byte
-	for room := s.active.size - s.active.used; n < len(batch); n++ {
+	for room := s.active.room(); n < len(batch); n++ {
 		if room -= entrySize(len(batch[n].raw)); room < 0 {
 			break
 		}
@@ -288,18 +289,17 @@ func (s *Spool) persist(frames [][]byte) ([]int64, error) {
 	return at, nil
 }
 
-// retire ends the active segment behind its last synced byte. Should cutting fail,
-// too, a restart finds entries that were never acknowledged, which does no harm.
+// retire ends the active segment behind its last synced byte. Should that fail, too, a
+// restart finds a segment without an end, and perhaps entries that were never
+// acknowledged: it names damage where there is none, and loses nothing.
 func (s *Spool) retire(end int64) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	seg := s.active
 	s.active = nil
-	before := seg.size
-	if err := seg.cut(end); err != nil {
-		s.opts.Log.Warn("spool segment not cut", "path", seg.path, "err", err)
+	s.mu.Unlock()
+	if err := seg.end(end); err != nil {
+		s.opts.Log.Warn("spool segment not ended", "path", seg.path, "err", err)
 	}
-	s.disk -= before - seg.size
 }
 
 // Read returns the frame of a live entry in dst, grown where it must.
@@ -356,7 +356,7 @@ func (s *Spool) free(entries ...*Entry) {
 type Usage struct {
 	Live     int64 // frames not freed
 	Queued   int   // number of frames not durable yet
-	Disk     int64 // all files
+	Disk     int64 // all files, spares included
 	Free     int64 // what still goes in before the limit
 	Limit    int64
 	Segments int
@@ -369,9 +369,9 @@ func (s *Spool) Usage() Usage {
 	defer s.mu.Unlock()
 	free := s.opts.Limit - s.disk
 	if s.active != nil {
-		free += s.active.size - s.active.used
+		free += s.active.room()
 	}
-	return Usage{Live: s.live, Queued: len(s.queue), Disk: s.disk, Free: max(free, 0), Limit: s.opts.Limit, Segments: len(s.segments), Failing: s.failed}
+	return Usage{Live: s.live, Queued: len(s.queue), Disk: s.disk + int64(len(s.spares))*s.opts.Segment, Free: max(free, 0), Limit: s.opts.Limit, Segments: len(s.segments), Failing: s.failed}
 }
 
 // Close ends the writer and closes the files. What was not durable gets ErrClosed.
@@ -394,6 +394,9 @@ func (s *Spool) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var errs []error
+	if s.active != nil {
+		errs = append(errs, s.active.end(s.active.used))
+	}
 	for _, seg := range s.segments {
 		errs = append(errs, seg.file.Close())
 	}
