@@ -270,3 +270,22 @@ func TestSizeChangesOnceEmpty(t *testing.T) {
 	}
 	mustAppend(t, j, last+1, 10)
 }
+
+// TestResetForgetsForGood begins anew at a lower number and is killed at once: nothing
+// of what was there before comes back.
+func TestResetForgetsForGood(t *testing.T) {
+	o := testOptions(t, 64<<10, 128<<10)
+	j, _ := mustOpen(t, o)
+	defer j.Close()
+	fill(t, j, 1, 4096)
+	j.Reset(7)
+	k, rec := mustOpen(t, kill(t, o))
+	defer k.Close()
+	if rec.Frames != 0 || rec.Released != 7 || len(rec.Damage) != 0 {
+		t.Fatalf("recovered %+v", rec)
+	}
+	last := fill(t, j, 8, 4096)
+	k, rec = mustOpen(t, kill(t, o))
+	defer k.Close()
+	wantRetained(t, k, rec, 8, last)
+}
