@@ -17,13 +17,15 @@ import (
 type simDisk struct {
 	bearable float64
 	calm     time.Duration
-	writes   int // a second, by others
-	reads    int // a second, by others
+	writes   int       // a second, by others
+	from     time.Time // when others begin
+	reads    int       // a second, by others
 
 	mu   sync.Mutex
 	a    Activity
 	last time.Time
 	read int64 // bytes by us since last
+	peak float64
 }
 
 // wait is how long a request takes beside what was read since last.
@@ -40,9 +42,13 @@ func (d *simDisk) activity() (Activity, error) {
 		return d.a, nil
 	}
 	n := uint64(float64(d.writes) * dt)
+	if time.Now().Before(d.from) {
+		n = 0
+	}
 	d.a.Writes += n
 	d.a.WriteWait += time.Duration(n) * d.wait()
 	d.a.Reads += uint64(float64(d.reads)*dt) + uint64(d.read)>>20
+	d.peak = max(d.peak, float64(d.read)/dt)
 	d.last, d.read = time.Now(), 0
 	return d.a, nil
 }
@@ -73,6 +79,8 @@ func drive(t *testing.T, d *simDisk, limit func() int64, total, measured time.Du
 		d.mu.Unlock()
 		if time.Since(start) > total-measured {
 			done += n
+		} else {
+			d.peak = 0
 		}
 	}
 	return float64(done) / measured.Seconds()
@@ -102,6 +110,9 @@ func TestPaceSparesTheWorkload(t *testing.T) {
 				if got > 30e6 || got < 12e6 {
 					t.Errorf("%.1f MB/s beside a workload that bears 27.5", got/1e6)
 				}
+				if d.peak > 1.4*27.5e6 {
+					t.Errorf("%.1f MB/s at times beside a workload that bears 27.5", d.peak/1e6)
+				}
 			})
 		})
 	}
@@ -127,6 +138,17 @@ func TestPaceLimitIsExactAndMayChange(t *testing.T) {
 		limit = 20e6
 		if got := drive(t, d, func() int64 { return limit }, 20*time.Second, 10*time.Second); got < 18e6 || got > 22e6 {
 			t.Errorf("%.1f MB/s with a limit of 20", got/1e6)
+		}
+	})
+}
+
+// TestPaceIsReadyForAWorkload: a long idle time does not raise the rate so far that
+// lowering it would take long.
+func TestPaceIsReadyForAWorkload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &simDisk{bearable: 100e6, calm: 4 * time.Millisecond, writes: 500, from: time.Now().Add(30 * time.Second)}
+		if drive(t, d, nil, 34*time.Second, 2*time.Second); d.peak > 3*27.5e6 {
+			t.Errorf("%.1f MB/s two seconds into a workload that bears 27.5", d.peak/1e6)
 		}
 	})
 }
