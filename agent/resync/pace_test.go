@@ -19,6 +19,7 @@ type simDisk struct {
 	calm     time.Duration
 	writes   int       // a second, by others
 	from     time.Time // when others begin
+	slow     time.Time // until when the relay takes only 5 MB/s
 	reads    int       // a second, by others
 
 	mu   sync.Mutex
@@ -72,6 +73,9 @@ func drive(t *testing.T, d *simDisk, limit func() int64, total, measured time.Du
 		n := p.grain()
 		if err := p.wait(ctx, block.Extent{Len: n}); err != nil {
 			t.Fatal(err)
+		}
+		if time.Now().Before(d.slow) {
+			time.Sleep(200 * time.Duration(n))
 		}
 		time.Sleep(time.Duration(n)) // a byte a nanosecond
 		d.mu.Lock()
@@ -149,6 +153,16 @@ func TestPaceIsReadyForAWorkload(t *testing.T) {
 		d := &simDisk{bearable: 100e6, calm: 4 * time.Millisecond, writes: 500, from: time.Now().Add(30 * time.Second)}
 		if drive(t, d, nil, 34*time.Second, 2*time.Second); d.peak > 3*27.5e6 {
 			t.Errorf("%.1f MB/s two seconds into a workload that bears 27.5", d.peak/1e6)
+		}
+	})
+}
+
+// TestPaceDoesNotSave: a rate that the relay kept from being used does not grow.
+func TestPaceDoesNotSave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &simDisk{bearable: 100e6, calm: 4 * time.Millisecond, writes: 500, slow: time.Now().Add(30 * time.Second)}
+		if drive(t, d, nil, 34*time.Second, 5*time.Second); d.peak > paceStart {
+			t.Errorf("%.1f MB/s at once, a copy begins with %.1f", d.peak/1e6, paceStart/1e6)
 		}
 	})
 }
