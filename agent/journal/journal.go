@@ -69,7 +69,7 @@ type Journal struct {
 	items  []item // retained, ascending, without gaps
 	last   block.Seq
 	mark   hrl.Mark
-	lent   block.Seq // newest frame handed out of the memory stage
+	lent   bool // a frame of the memory stage was handed out
 	more   chan struct{}
 	state  State
 	closed bool // takes no more frames
@@ -186,7 +186,7 @@ func (j *Journal) find(after block.Seq) (item, <-chan struct{}, error) {
 		return item{}, nil, fmt.Errorf("%w: asked for what follows %d, retained is %s", ErrGap, after, j.span())
 	}
 	if it := j.items[i]; it.ring == j.memory {
-		j.lent = max(j.lent, it.Last)
+		j.lent = true
 	}
 	return j.items[i], nil, nil
 }
@@ -300,8 +300,9 @@ func (it *item) closing() time.Time {
 	return it.closed
 }
 
-// Close closes the files and wakes whoever waits in Next. Frames that were handed out
-// and not released stay readable.
+// Close closes the files and wakes whoever waits in Next. The memory stage stays mapped
+// if ever a frame of it was handed out: somebody may still be sending one that was
+// meanwhile released.
 func (j *Journal) Close() error {
 	j.appending.Lock()
 	defer j.appending.Unlock()
@@ -316,7 +317,7 @@ func (j *Journal) Close() error {
 	if j.spill != nil {
 		err = j.spill.Close()
 	}
-	if j.lent > j.mark.Seq {
+	if j.lent {
 		return errors.Join(err, j.memory.Abandon())
 	}
 	return errors.Join(err, j.memory.Close())
