@@ -178,6 +178,15 @@ func (s *source) Position() uint64 {
 	return s.ring.consumer()
 }
 
+func (s *source) Polled() uint64 {
+	s.consume.Lock()
+	defer s.consume.Unlock()
+	if s.ring == nil {
+		return 0
+	}
+	return s.ring.at
+}
+
 func (s *source) Advance(pos uint64) error {
 	s.consume.Lock()
 	defer s.consume.Unlock()

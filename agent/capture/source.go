@@ -138,6 +138,9 @@ type Source interface {
 	Poll(fn func(Record) (taken bool)) (n int, lost bool, err error)
 	// Position is where Advance last stood: before it, the ring is free.
 	Position() uint64
+	// Polled is where Poll stands: every record before it was delivered, or is of no
+	// tracked disk.
+	Polled() uint64
 	// Advance frees the ring up to pos, a Record.Pos. Only when all before is stored.
 	Advance(pos uint64) error
 	// Rewind makes Poll begin again at Position.

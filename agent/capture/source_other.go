@@ -15,6 +15,11 @@ func unsupported() error {
 // Open is not supported on this system.
 func Open(Options) (Source, Resume, error) { return nil, Resume{}, unsupported() }
 
+// Probe says that this system is not supported.
+func Probe(context.Context) Report {
+	return Report{System: runtime.GOOS, Answer: No, Checks: []Check{{Feature: "capture", Answer: No, Detail: unsupported().Error(), Remedy: "scan by checksums"}}}
+}
+
 // Discover is not supported on this system.
 func Discover(context.Context) ([]Disk, error) { return nil, unsupported() }
 
