@@ -86,7 +86,7 @@ func (s *service) open() error {
 		recovered = journal.Recovered{SameBoot: recovered.SameBoot}
 	}
 	s.shipper = ship.New(ship.Config{
-		Machine: s.id.Machine, Build: obs.BuildVersion(), Frames: j, Log: s.log,
+		Machine: s.id.Machine, Build: obs.BuildVersion(), Frames: frames{s}, Log: s.log,
 		Dial:      func(ctx context.Context) (wire.Link, error) { return s.dial(ctx) },
 		Newest:    func() block.Position { return s.pipeline.Position() },
 		OnWelcome: func(ctx context.Context, w wire.Welcome) (block.Seq, error) { return s.pipeline.Welcome(ctx, w) },
@@ -98,6 +98,18 @@ func (s *service) open() error {
 		State: state, Recovered: recovered, Resume: resume, Events: s.news.add,
 	})
 	return nil
+}
+
+// frames is the journal as the shipper reads it. What it cannot give any more becomes
+// a doubt.
+type frames struct{ s *service }
+
+func (f frames) Next(ctx context.Context, after block.Seq) ([]byte, error) {
+	raw, err := f.s.journal.Next(ctx, after)
+	if errors.Is(err, journal.ErrDamaged) || errors.Is(err, journal.ErrGap) {
+		f.s.pipeline.Damaged(ctx, err)
+	}
+	return raw, err
 }
 
 // close leaves the capture in the kernel, and the journal's files.

@@ -45,7 +45,7 @@ type trail struct {
 
 // startCopies lets the epoch's copies run if they should and do not.
 func (p *Pipeline) startCopies(ctx context.Context) {
-	if p.copying != nil || p.phase != desired.PhaseBase || !p.known || p.Now().Before(p.retryAt) {
+	if p.copying != nil || p.closing != nil || p.phase != desired.PhaseBase || !p.known || p.Now().Before(p.retryAt) {
 		return
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -58,13 +58,14 @@ func (p *Pipeline) startCopies(ctx context.Context) {
 	}
 	go func() {
 		err := run.all(ctx)
-		p.post(ctx, func() error { return p.copyEnded(c, run, err) })
+		p.post(ctx, func() error { return p.copyEnded(c, &run, err) })
 		close(c.done)
 	}()
 }
 
 // stopCopies ends the copies' goroutine; its cursor stays in the state.
 func (p *Pipeline) stopCopies() {
+	p.closing = nil
 	if p.copying == nil {
 		return
 	}
@@ -89,13 +90,14 @@ func (p *Pipeline) rewindCopies(to baseline) {
 
 // copyEnded closes the base, or lets the copies start again after a while from where
 // they stopped, or makes a doubt of what they found.
-func (p *Pipeline) copyEnded(c *copying, r copyRun, err error) error {
+func (p *Pipeline) copyEnded(c *copying, r *copyRun, err error) error {
 	if p.copying != c {
 		return nil
 	}
 	p.copying, p.base = nil, r.base
 	if err == nil {
-		return p.complete(max(r.base.handed, r.base.spooled), r.bytes)
+		p.closing = &closing{ringPos: r.ringPos, frames: max(r.base.handed, r.base.spooled), bytes: r.bytes}
+		return nil
 	}
 	p.Log.Warn("copy interrupted", "epoch", p.State.Epoch, "err", err)
 	if errors.Is(err, resync.ErrResized) {
@@ -116,6 +118,8 @@ type copyRun struct {
 	base  baseline
 	disks map[block.DiskID]capture.Disk
 	bytes int64
+	// ringPos is what closing needs: taken after the last base block was read.
+	ringPos uint64
 }
 
 // next is the number of the next base frame. What this process handed out is on its
@@ -148,6 +152,11 @@ func (r *copyRun) all(ctx context.Context) error {
 			return err
 		}
 	}
+	pos, err := r.p.Source.SwapDirty(ctx)
+	if err != nil {
+		return fmt.Errorf("finding the end of the base: %w", err)
+	}
+	r.ringPos = pos
 	return nil
 }
 

@@ -163,35 +163,35 @@ func (p *Pipeline) beginMark(d *doubt, next State, disks []block.DiskID) (frame.
 	return m, nil
 }
 
-// complete stores the base-complete mark once the last copy's frames are spooled: the
-// records captured until then must stand before it.
-func (p *Pipeline) complete(frames uint64, bytes int64) error {
-	now := p.Now()
-	for {
-		busy, err := p.take(now)
-		if err != nil || p.doubt != nil {
-			return err
-		}
-		if !busy && !p.more {
-			break
-		}
+// closing is a base of which every frame is spooled, waiting for the log to get there.
+type closing struct {
+	ringPos uint64 // every write that the copies may have read lies before it
+	frames  uint64
+	bytes   int64
+}
+
+// closeBase stores the base-complete mark once all records captured until the last
+// base block was read stand before it.
+func (p *Pipeline) closeBase(now time.Time) error {
+	c := p.closing
+	if c == nil || p.more || p.Source.Polled() < c.ringPos {
+		return nil
 	}
-	if p.w.open() {
-		if err := p.closeFrame(now); err != nil || p.doubt != nil {
-			return err
-		}
+	if err := p.closeFrame(now); err != nil || p.doubt != nil {
+		return err
 	}
+	p.closing = nil
 	p.State.Complete = p.w.at.Seq + 1
 	if err := p.save(); err != nil {
 		return err
 	}
-	m := frame.Mark{Type: frame.MarkBaseComplete, BaseFrames: frames, BaseBytes: bytes}
+	m := frame.Mark{Type: frame.MarkBaseComplete, BaseFrames: c.frames, BaseBytes: c.bytes}
 	if err := p.store(p.w.mark(p.State.Epoch, m, now)); err != nil || p.doubt != nil {
 		return err
 	}
 	p.phase = desired.PhaseSteady
 	p.gens.release(p.State.Complete)
-	p.Log.Info("base complete", "epoch", p.State.Epoch, "frames", frames, "bytes", bytes, "position", p.w.at)
+	p.Log.Info("base complete", "epoch", p.State.Epoch, "frames", c.frames, "bytes", c.bytes, "position", p.w.at)
 	return nil
 }
 

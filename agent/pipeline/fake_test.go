@@ -225,6 +225,8 @@ func (s source) Poll(fn func(capture.Record) bool) (n int, lost bool, err error)
 
 func (s source) Position() uint64 { s.mu.Lock(); defer s.mu.Unlock(); return s.base }
 
+func (s source) Polled() uint64 { s.mu.Lock(); defer s.mu.Unlock(); return s.cursor }
+
 func (s source) Advance(pos uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

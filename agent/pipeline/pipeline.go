@@ -72,18 +72,20 @@ type Pipeline struct {
 	w     *writer
 	gens  generations
 
-	phase  desired.Phase
-	doubt  *doubt // why the log cannot go on; nil while it does
-	known  bool   // the relay's position is known and agreed with
-	wished desired.State
-	disks  map[block.DiskID]*disk
-	more   bool      // the record taken last goes on in the next one
-	since  time.Time // the epoch's beginning
+	phase   desired.Phase
+	doubt   *doubt // why the log cannot go on; nil while it does
+	known   bool   // the relay's position is known and agreed with
+	damaged error  // what the journal cannot give any more
+	wished  desired.State
+	disks   map[block.DiskID]*disk
+	more    bool      // the record taken last goes on in the next one
+	since   time.Time // the epoch's beginning
 
 	spooled, committed block.Seq
 	base               baseline
 	waiters            []waiter
 	copying            *copying
+	closing            *closing
 	retryAt            time.Time // when a failed copy is tried again
 	throttle           atomic.Int64
 
@@ -201,6 +203,8 @@ func (p *Pipeline) start(ctx context.Context) error {
 		return nil // never protected, or no memory of it: the relay will tell
 	case !p.Resume.Intact || !p.Recovered.SameBoot:
 		p.raise(doubt{reason: frame.ReasonUncleanStop, detail: unclean(p.Resume.Detail), whole: p.all()})
+	case p.Recovered.Moved:
+		p.raise(doubt{reason: frame.ReasonDeviceChanged, detail: "the journal's disk stage moved: writes to its old place were excluded from capture", whole: p.all()})
 	case p.State.Began > at.Seq:
 		p.raise(doubt{reason: p.State.Reason, detail: "the agent stopped before the epoch began", whole: p.State.interrupted()})
 	case !goesOn || armed != p.State.Stretch:
@@ -250,6 +254,9 @@ func (p *Pipeline) step(ctx context.Context) (busy bool, err error) {
 	case p.capturing():
 		busy, err = p.take(now)
 		if err == nil && p.doubt == nil {
+			if err := p.closeBase(now); err != nil {
+				return busy, err
+			}
 			p.gens.rotate(ctx, now, func(f func() error) { p.post(ctx, f) })
 			p.startCopies(ctx)
 		}
@@ -267,8 +274,9 @@ func (p *Pipeline) capturing() bool {
 // take moves records from the ring into the log.
 func (p *Pipeline) take(now time.Time) (bool, error) {
 	var failed error
+	refused := false
 	n, lost, err := p.Source.Poll(func(r capture.Record) bool {
-		if p.w.full(len(r.Data)) || p.w.b.Len() >= frameTarget && !p.more {
+		if refused = p.w.full(len(r.Data)) || p.w.ripe() && !p.more; refused {
 			return false
 		}
 		p.more = r.More
@@ -280,7 +288,7 @@ func (p *Pipeline) take(now time.Time) (bool, error) {
 	if err = errors.Join(err, failed); err != nil {
 		return false, fmt.Errorf("pipeline: machine %s: reading the ring: %w", p.Machine, err)
 	}
-	if lost || p.w.due(now) && (!p.more || p.w.full(frameTarget)) {
+	if lost || p.w.due(now) && (!p.more || p.w.full(p.w.target)) {
 		if err := p.closeFrame(now); err != nil || p.doubt != nil {
 			return true, err
 		}
@@ -289,10 +297,10 @@ func (p *Pipeline) take(now time.Time) (bool, error) {
 		p.raiseLoss()
 		return true, nil
 	}
-	if n == 0 && !p.w.open() {
+	if n == 0 && !refused && !p.w.open() {
 		return false, p.store(p.w.tick(now))
 	}
-	return n > 0, nil
+	return n > 0 || refused, nil
 }
 
 // closeFrame stores what was gathered, after proof that nothing was missed meanwhile:

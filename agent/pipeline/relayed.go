@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/understudy-dr/understudy/agent/resync"
 	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/desired"
 	"github.com/understudy-dr/understudy/pkg/frame"
@@ -32,7 +33,7 @@ func (p *Pipeline) welcome(w wire.Welcome) error {
 	}
 	p.rewindCopies(base)
 	if d := p.contradiction(w); d != nil {
-		if err := p.adopt(w); err != nil {
+		if err := p.adopt(w, d); err != nil {
 			return err
 		}
 		p.raise(*d)
@@ -48,10 +49,14 @@ func (p *Pipeline) contradiction(w wire.Welcome) *doubt {
 	switch {
 	case p.w.at.Seq == 0 && w.Spooled == 0:
 		return nil
+	case p.damaged != nil:
+		d := &doubt{reason: frame.ReasonJournalDamaged, detail: p.damaged.Error()}
+		p.damaged = nil
+		return d
 	case p.w.at.Seq == 0:
 		p.State.Known = addNew(p.State.Known, p.tracked())
 		return &doubt{reason: frame.ReasonUncleanStop, detail: "the agent has no memory of its log", whole: p.all()}
-	case w.Spooled > p.w.at.Seq:
+	case w.Spooled > p.w.at.Seq, w.Epoch > p.w.at.Epoch:
 		return &doubt{
 			reason: frame.ReasonIdentityConflict, whole: p.all(),
 			detail: fmt.Sprintf("the relay has this machine's log up to %d.%d, the agent made it up to %s", w.Epoch, w.Spooled, p.w.at),
@@ -74,12 +79,19 @@ func (p *Pipeline) lost(format string, args ...any) *doubt {
 	return &doubt{reason: frame.ReasonRelayLostSpool, detail: fmt.Sprintf(format, args...)}
 }
 
-// adopt continues the log behind the relay's position, in an epoch above both.
-func (p *Pipeline) adopt(w wire.Welcome) error {
+// adopt continues the log behind the relay's position, in an epoch above both. That
+// the doubt must be settled there is written down as an epoch that has not begun.
+func (p *Pipeline) adopt(w wire.Welcome, d *doubt) error {
 	p.w.drop()
 	p.Journal.Reset(w.Spooled)
 	p.w.at = block.Position{Epoch: max(w.Epoch, p.w.at.Epoch, p.State.Epoch), Seq: w.Spooled}
 	p.spooled, p.committed = w.Spooled, w.Committed
+	s := &p.State
+	s.Epoch, s.Reason, s.Began, s.Complete = p.w.at.Epoch, d.reason, p.w.at.Seq+1, 0
+	s.Copies, s.Copy, s.Cursor = nil, 0, resync.Cursor{}
+	if len(d.whole) > 0 {
+		s.Copies = []Copy{{Method: frame.MethodHash, Disks: p.tracked()}}
+	}
 	return p.save()
 }
 
@@ -169,4 +181,10 @@ func (p *Pipeline) wake() {
 		close(w.done)
 		return true
 	})
+}
+
+// Damaged tells that a frame can no longer be read from the journal, or is not there.
+// The log goes on in a new epoch behind what the relay has, with its next Welcome.
+func (p *Pipeline) Damaged(ctx context.Context, err error) {
+	p.post(ctx, func() error { p.damaged = err; return nil })
 }

@@ -32,6 +32,7 @@ type Store interface {
 type writer struct {
 	machine block.MachineID
 	store   Store
+	target  int // closes a frame by size, bytes
 	b       *frame.Builder
 	buf     []byte
 
@@ -43,7 +44,7 @@ type writer struct {
 }
 
 func newWriter(machine block.MachineID, store Store) *writer {
-	return &writer{machine: machine, store: store, b: frame.NewBuilder(machine)}
+	return &writer{machine: machine, store: store, target: frameTarget, b: frame.NewBuilder(machine)}
 }
 
 // resume continues behind this position.
@@ -52,8 +53,10 @@ func (w *writer) resume(at block.Position, ringPos uint64, now time.Time) {
 	w.shown.Store(&at)
 }
 
-// full reports whether the frame must be closed before a record with n bytes of data.
+// full reports whether the frame must be closed before a record with n bytes of data;
+// ripe whether it has its size.
 func (w *writer) full(n int) bool { return !w.b.Room(n) }
+func (w *writer) ripe() bool      { return w.b.Len() >= w.target }
 
 // add takes one record at this moment. The caller has asked full.
 func (w *writer) add(r capture.Record, now time.Time) error {
@@ -69,7 +72,7 @@ func (w *writer) add(r capture.Record, now time.Time) error {
 func (w *writer) open() bool { return !w.opened.IsZero() }
 
 func (w *writer) due(now time.Time) bool {
-	return w.open() && (w.b.Len() >= frameTarget || now.Sub(w.opened) >= frameAge || now.Before(w.opened))
+	return w.open() && (w.ripe() || now.Sub(w.opened) >= frameAge || now.Before(w.opened))
 }
 
 // close ends the frame being filled and stores it. After an error nothing of it is in
@@ -88,7 +91,10 @@ func (w *writer) close(now time.Time, c frame.Compression) error {
 }
 
 // drop forgets the frame being filled.
-func (w *writer) drop() { w.opened = time.Time{} }
+func (w *writer) drop() {
+	w.opened = time.Time{}
+	w.b.Reset(frame.KindLog, 0, 0, time.Time{}) // an empty one is neither full nor ripe
+}
 
 // tick says that the machine was watched and wrote nothing. It does nothing while a
 // frame is being filled or the last one is fresh.

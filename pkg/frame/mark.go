@@ -34,6 +34,7 @@ const (
 	ReasonDiskRemoved       Reason = "disk-removed"
 	ReasonRingOverflow      Reason = "ring-overflow"
 	ReasonJournalOverflow   Reason = "journal-overflow"
+	ReasonJournalDamaged    Reason = "journal-damaged"
 	ReasonRecursionMiss     Reason = "recursion-miss"
 	ReasonAuditDifference   Reason = "audit-difference"
 	ReasonPassthroughWrite  Reason = "passthrough-write"
