@@ -1,16 +1,21 @@
 package main
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/understudy-dr/understudy/controlplane/inventory"
 )
 
 // What lies in the data directory.
@@ -73,6 +78,10 @@ func operatorToken(dir string) (string, error) {
 		return "", fmt.Errorf("the operator's token: %w", err)
 	}
 	return token, nil
+}
+
+func openInventory(ctx context.Context, dir string, log *slog.Logger) (*inventory.Inventory, error) {
+	return inventory.Open(ctx, filepath.Join(dir, inventoryName), time.Now, log)
 }
 
 // exists says whether there is anything at the path.

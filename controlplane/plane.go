@@ -46,7 +46,7 @@ func newPlane(ctx context.Context, o *serveOptions, log *slog.Logger) (_ *plane,
 	if p.past.vault, err = o.place.in(o.data).openOrCreate(ctx, p.metrics, log); err != nil {
 		return nil, err
 	}
-	if p.inventory, err = inventory.Open(ctx, o.path(inventoryName), time.Now, log); err != nil {
+	if p.inventory, err = openInventory(ctx, o.data, log); err != nil {
 		return nil, err
 	}
 	token, err := operatorToken(o.data)

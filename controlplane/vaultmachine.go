@@ -18,12 +18,17 @@ type about struct {
 }
 
 func readAbout(ctx context.Context, m *vault.Machine) (about, error) {
-	var a about
 	text, err := m.About(ctx)
-	if err != nil || text == nil {
-		return a, err
+	if err != nil {
+		return about{}, err
 	}
-	err = json.Unmarshal(text, &a)
+	return parseAbout(text)
+}
+
+func parseAbout(text json.RawMessage) (a about, err error) {
+	if len(text) > 0 {
+		err = json.Unmarshal(text, &a)
+	}
 	return a, err
 }
 

@@ -44,7 +44,7 @@ func (inv *Inventory) AwaitDesired(ctx context.Context, machine block.MachineID,
 	deadline := time.NewTimer(wait)
 	defer deadline.Stop()
 	for {
-		changed := inv.change() // before the look, so that no change is missed
+		changed := inv.Changed() // before the look, so that no change is missed
 		s, err := inv.Desired(ctx, machine)
 		if err != nil || s.Generation != after || wait <= 0 {
 			return s, err

@@ -116,7 +116,8 @@ func (inv *Inventory) wake() {
 	inv.changed = make(chan struct{})
 }
 
-func (inv *Inventory) change() <-chan struct{} {
+// Changed is closed when anything changes that is wanted of any machine.
+func (inv *Inventory) Changed() <-chan struct{} {
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
 	return inv.changed
