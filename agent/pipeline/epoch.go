@@ -49,7 +49,7 @@ func (p *Pipeline) raiseLoss() {
 func (p *Pipeline) raiseHealth(h capture.Health) {
 	d := doubt{reason: frame.Reason(h.Reason()), whole: map[block.DiskID]bool{}}
 	if d.reason == "" {
-		d.reason, d.detail = frame.ReasonRingOverflow, "the stretch of unbroken capture ended"
+		d.reason, d.detail = frame.ReasonCaptureReplaced, "another stretch of capture goes on than the one this log was made of"
 	}
 	for _, l := range h.Losses {
 		d.detail += fmt.Sprintf("%s (%d times); ", l.Cause, l.Count)

@@ -34,7 +34,6 @@ type kernel struct {
 	cursor   uint64
 	capacity int
 	stretch  uint64
-	armedAt  uint64
 	armed    bool
 	lost     bool
 }
@@ -180,7 +179,7 @@ func (s source) Arm(context.Context) (capture.Armed, error) {
 	s.base += uint64(len(s.ring))
 	s.cursor, s.ring = s.base, nil
 	s.armed, s.lost = true, false
-	s.stretch, s.armedAt = s.stretch+1, s.base
+	s.stretch++
 	return capture.Armed{Generation: s.stretch, Ring: 1, Pos: s.base}, nil
 }
 
@@ -190,7 +189,7 @@ func (s source) Armed() (capture.Armed, bool) {
 	if !s.armed || s.lost {
 		return capture.Armed{}, false
 	}
-	return capture.Armed{Generation: s.stretch, Ring: 1, Pos: s.armedAt}, true
+	return capture.Armed{Generation: s.stretch, Ring: 1, Pos: s.base}, true
 }
 
 func (s source) Disarm() error {

@@ -207,7 +207,7 @@ func (p *Pipeline) start(ctx context.Context) error {
 		p.raise(doubt{reason: frame.ReasonDeviceChanged, detail: "the journal's disk stage moved: writes to its old place were excluded from capture", whole: p.all()})
 	case p.State.Began > at.Seq:
 		p.raise(doubt{reason: p.State.Reason, detail: "the agent stopped before the epoch began", whole: p.State.interrupted()})
-	case !goesOn || armed != p.State.Stretch:
+	case !goesOn || armed.Generation != p.State.Stretch.Generation || armed.Ring != p.State.Stretch.Ring:
 		p.raiseLoss()
 	default:
 		return p.goOn(ctx)
