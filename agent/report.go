@@ -88,7 +88,7 @@ func (s *service) reportOnce(ctx context.Context) error {
 	_, err := s.client.Report(ctx, desired.Report{
 		Time: time.Now(), Instance: string(s.shipper.Instance()), Started: s.started, Host: host(),
 		Generation: s.state.Load().Generation, Disks: s.found(ctx), Protection: s.protection(),
-		Events: events,
+		Probe: probed(), Events: events,
 	})
 	if err != nil {
 		s.news.giveBack(events)
