@@ -246,14 +246,11 @@ func (c *catalog) tail(end cut) []layer {
 			continue
 		}
 		base := layer{kind: sealed.KindBase, epoch: e.Epoch, upto: math.MaxUint64}
-		if e.Epoch == from.Epoch {
-			base.after = from.Base
-		}
 		if e.Epoch == end.Epoch {
 			base.upto = end.Base
 		}
 		for _, b := range e.base {
-			if base.key = b.key; b.last > base.after && b.first <= base.upto {
+			if base.key = b.key; b.first <= base.upto {
 				out = append(out, base)
 			}
 		}

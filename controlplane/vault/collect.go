@@ -83,9 +83,13 @@ func (m *Machine) deadRuns(ctx context.Context, mf *manifest) (dead []string, er
 	return dead, err
 }
 
+// keepManifests older than the newest stay, so that a thinning that was out for a
+// while finds the name of its generation taken.
+const keepManifests = 16
+
 func (m *Machine) deadManifests(ctx context.Context, mf *manifest) (dead []string, err error) {
 	err = m.list(ctx, manifestPrefix(m.id), 1, func(name string, n []uint64) {
-		if n[0] < mf.Generation {
+		if n[0]+keepManifests < mf.Generation {
 			dead = append(dead, name)
 		}
 	})

@@ -31,7 +31,9 @@ func TestRangeHashesAreKeptBesideTheBase(t *testing.T) {
 	}
 	h.finish()
 	h.step(3 * time.Hour)
-	h.frame(frame.CompressNever, write{0, frame.OpWrite, 3*granule + sector, pattern(sector, 99)})
+	h.frame(frame.CompressNever,
+		write{0, frame.OpWrite, 3*granule + sector, pattern(sector, 99)},
+		write{0, frame.OpDiscard, 7*granule + sector, make([]byte, sector)})
 	h.flush(t, w)
 	m := must(v.Machine(t.Context(), h.machine))
 	if _, err := m.Thin(t.Context(), DefaultRetention); err != nil {
@@ -52,10 +54,10 @@ func TestRangeHashesAreKeptBesideTheBase(t *testing.T) {
 	if err != nil || !slices.Equal(got, want) {
 		t.Fatalf("hashes differ: %v", err)
 	}
-	// The run's index and its hashes, the log's index, and for the one granule that
-	// has changed the run's data around it and the log's.
-	if data > 8 {
-		t.Fatalf("%d gets for hashes of which one was to be computed", data)
+	// The run's index and its hashes, the log's index, and for the two granules that
+	// have changed the run's data around the change and the log's.
+	if data > 12 {
+		t.Fatalf("%d gets for hashes of which two were to be computed", data)
 	}
 	for _, bad := range []struct{ off, n, granule int64 }{{1, granule, granule}, {0, d.Size + 1, granule}, {0, granule, 100}, {-granule, granule, granule}, {0, granule, 0}} {
 		if _, err := other.RangeHashes(t.Context(), block.Position{}, d.ID, bad.off, bad.n, bad.granule); err == nil {

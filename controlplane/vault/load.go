@@ -32,7 +32,7 @@ var errSuperseded = errors.New("vault: thinned meanwhile")
 func (m *Machine) loadAll(ctx context.Context) (*catalog, error) {
 	for range loadAttempts {
 		c, err := m.loadOnce(ctx)
-		if !errors.Is(err, errSuperseded) {
+		if err == nil || !errors.Is(err, errSuperseded) || isPassing(err) {
 			return c, err
 		}
 	}
@@ -56,12 +56,8 @@ func (m *Machine) loadOnce(ctx context.Context) (*catalog, error) {
 	}
 	if len(c.damage) > 0 {
 		// What looks like damage may be garbage that a thinning has just collected.
-		newer, err := m.exists(ctx, numbered(manifestPrefix(m.id), mf.Generation+1))
-		if err != nil {
-			return nil, err
-		}
-		if newer {
-			return nil, errSuperseded
+		if newer, err := m.superseded(ctx, mf.Generation); err != nil || newer {
+			return nil, errors.Join(err, errSuperseded)
 		}
 	}
 	return c, nil
@@ -85,6 +81,12 @@ func (m *Machine) loadManifest(ctx context.Context) (*manifest, error) {
 		}
 	}
 	return nil, m.damaged(name, "every recovery point older than the newest log objects", err)
+}
+
+// superseded reports whether there is a manifest of a later generation.
+func (m *Machine) superseded(ctx context.Context, generation uint64) (bool, error) {
+	top, err := m.newest(ctx, manifestPrefix(m.id))
+	return top > generation, err
 }
 
 func (m *Machine) damaged(name, affected string, err error) *DamageError {
@@ -311,7 +313,7 @@ func (m *Machine) fetchAll(ctx context.Context, names []string, kind sealed.Kind
 // catchUp extends a loaded catalog by what other processes have stored since; nil if
 // it must be read anew.
 func (m *Machine) catchUp(ctx context.Context, c *catalog) (*catalog, error) {
-	thinned, err := m.exists(ctx, numbered(manifestPrefix(m.id), c.manifest.Generation+1))
+	thinned, err := m.superseded(ctx, c.manifest.Generation)
 	if err != nil {
 		return nil, err
 	}

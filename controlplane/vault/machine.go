@@ -101,6 +101,17 @@ func (m *Machine) refresh(ctx context.Context) (*catalog, error) {
 	return c, nil
 }
 
+// reread reads the history from the store again, also where a writer of this process
+// keeps it current: another process may have thinned it. The caller holds load.
+func (m *Machine) reread(ctx context.Context) (*catalog, error) {
+	m.mu.Lock()
+	lease := m.writing
+	m.writing, m.cat = 0, nil
+	m.mu.Unlock()
+	defer m.setWriting(lease)
+	return m.refresh(ctx)
+}
+
 // Status is where a machine stands.
 type Status struct {
 	Last    block.Position `json:"last"`   // of the newest stored frame

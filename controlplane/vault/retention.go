@@ -54,18 +54,18 @@ func reference(points []aged, now time.Time) time.Time {
 	return now
 }
 
-// keep returns the points to retain. Of each hour and day it keeps the newest point,
+// keep returns the points to retain, always the newest among them: its age is zero. Of each hour and day it keeps the newest point,
 // and the newest application-consistent one.
 func (r Retention) keep(points []aged, now time.Time) []Point {
 	ref := reference(points, now)
 	hours, days := newest{unit: time.Hour}, newest{unit: 24 * time.Hour}
 	var kept []Point
-	for i, p := range slices.Backward(points) {
+	for _, p := range slices.Backward(points) {
 		// Every point takes part in every stage, so that which one stands for its hour
 		// does not change while it ages.
 		hourly, daily := hours.first(p), days.first(p)
 		old := ref.Sub(p.at)
-		if i == len(points)-1 || p.Locked || old <= r.All || old <= r.Hourly && hourly || old <= r.Daily && daily {
+		if p.Locked || old <= r.All || old <= r.Hourly && hourly || old <= r.Daily && daily {
 			kept = append(kept, p.Point)
 		}
 	}

@@ -105,6 +105,14 @@ func (w *runWriter) closeObject(ctx context.Context) error {
 	return nil
 }
 
+// takeBack deletes what was written and no manifest names. Should that fail, a later
+// thinning collects it.
+func (w *runWriter) takeBack(ctx context.Context) {
+	for _, name := range w.written {
+		_ = w.v.store.Delete(context.WithoutCancel(ctx), name)
+	}
+}
+
 // flush ends the object that is being built, whatever its size.
 func (w *runWriter) flush(ctx context.Context) error {
 	if w.builder.Records() > 0 {

@@ -85,20 +85,18 @@ func (m *Machine) thinStep(ctx context.Context, r Retention, report *ThinReport)
 	plan, err := m.plan(ctx, c, r)
 	if err != nil || plan == nil {
 		report.Points = len(c.points())
-		return false, err
+		return false, m.overtaken(ctx, c, err)
 	}
 	before := len(c.points())
 	w := newRunWriter(m.thinFetcher(), c.manifest.Generation+1, plan.next.Through.Epoch)
-	err = plan.execute(ctx, &merger{runWriter: w, bottom: plan.first == 0})
-	if err == nil {
-		plan.next.Runs[plan.first].Objects = w.objects
-		err = m.commitManifest(ctx, plan, r)
+	if err := plan.execute(ctx, &merger{runWriter: w, bottom: plan.first == 0}); err != nil {
+		w.takeBack(ctx)
+		return false, m.overtaken(ctx, c, err)
 	}
-	if err != nil {
-		// Nothing refers to what was written. Should a deletion fail, the next thinning
-		// collects the object.
-		for _, name := range w.written {
-			_ = m.v.store.Delete(context.WithoutCancel(ctx), name)
+	plan.next.Runs[plan.first].Objects = w.objects
+	if err := m.commitManifest(ctx, plan); err != nil {
+		if changedNothing(err) {
+			w.takeBack(ctx)
 		}
 		return false, err
 	}
@@ -346,9 +344,15 @@ func (p *thinPlan) replace(from, to int) {
 	p.execute = func(ctx context.Context, w *merger) error { return w.merge(ctx, old) }
 }
 
+// changedNothing reports errors of commitManifest after which no manifest names what
+// the step has written. After any other the manifest may be stored.
+func changedNothing(err error) bool {
+	return errors.Is(err, errOvertaken) || errors.Is(err, objstore.ErrFull) || errors.Is(err, objstore.ErrReadOnly)
+}
+
 // commitManifest stores the next manifest and switches to it, unless a point that it
 // gives up has been locked or opened since the plan was made.
-func (m *Machine) commitManifest(ctx context.Context, p *thinPlan, r Retention) error {
+func (m *Machine) commitManifest(ctx context.Context, p *thinPlan) error {
 	m.load.Lock()
 	defer m.load.Unlock()
 	if err := m.reloadPins(ctx); err != nil {
@@ -360,21 +364,35 @@ func (m *Machine) commitManifest(ctx context.Context, p *thinPlan, r Retention) 
 	}
 	p.next.pruneEpochs()
 	name := numbered(manifestPrefix(m.id), p.next.Generation)
-	err := m.putDocument(ctx, name, p.next.Generation, p.next)
-	if err == nil {
-		m.publish(c.withManifest(p.next))
-		return nil
-	}
-	// It may have been stored all the same, or another thinning's was: look.
-	live := m.forget()
-	defer m.setWriting(live)
-	if _, loadErr := m.refresh(ctx); loadErr != nil {
+	if err := m.putDocument(ctx, name, p.next.Generation, p.next); err != nil {
+		if errors.Is(err, objstore.ErrExists) {
+			return m.yield(ctx)
+		}
+		// It may have been stored all the same: the next look at the store tells.
+		_, loadErr := m.reread(ctx)
 		return errors.Join(err, loadErr)
 	}
-	if errors.Is(err, objstore.ErrExists) {
-		return errOvertaken
+	// Older manifests are deleted one day, and then their names are free. A thinning
+	// that was out for so long has made a manifest nobody will read.
+	if newer, err := m.superseded(ctx, p.next.Generation); err != nil || newer {
+		if err != nil {
+			return err
+		}
+		if err := m.v.store.Delete(ctx, name); err != nil {
+			return err
+		}
+		return m.yield(ctx)
 	}
-	return err
+	m.publish(c.withManifest(p.next))
+	return nil
+}
+
+// yield gives way to another thinning's manifest.
+func (m *Machine) yield(ctx context.Context) error {
+	if _, err := m.reread(ctx); err != nil {
+		return err
+	}
+	return errOvertaken
 }
 
 // wanted reports whether a point that the plan gives up is locked or open by now.
@@ -397,13 +415,18 @@ func (m *Machine) wanted(c *catalog, p *thinPlan) bool {
 	return false
 }
 
-// forget drops the catalog, so that it is read anew, and returns the lease under
-// which a writer keeps it current.
-func (m *Machine) forget() (lease uint64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	lease, m.writing, m.cat = m.writing, 0, nil
-	return lease
+// overtaken turns the error of a step into errOvertaken if another thinning has
+// replaced the objects that the step was reading.
+func (m *Machine) overtaken(ctx context.Context, c *catalog, err error) error {
+	if !errors.Is(err, objstore.ErrNotFound) {
+		return err
+	}
+	m.load.Lock()
+	defer m.load.Unlock()
+	if newer, listErr := m.superseded(ctx, c.manifest.Generation); listErr != nil || !newer {
+		return errors.Join(err, listErr)
+	}
+	return m.yield(ctx)
 }
 
 // pruneEpochs drops the facts of epochs that no point and no frame to come needs.

@@ -143,3 +143,188 @@ func noGarbage(t fataler, store objstore.Store, m *Machine) {
 		}
 	}
 }
+
+// TestThinningMeetsAFaultAtEveryCall lets one long thinning, over epochs whose bases
+// are many objects, crash or meet an error at each of its calls on the store in turn.
+func TestThinningMeetsAFaultAtEveryCall(t *testing.T) {
+	h := newHistory(2, 64*sector)
+	whole := mem.New()
+	_, w := setup(t, whole, h)
+	for e := range 2 {
+		h.begin(frame.ReasonOperator)
+		for i := range 2 {
+			h.baseFrame(frame.CompressAlways, write{i % 2, frame.OpWrite, int64(i) * 9 * sector, pattern(8*sector, byte(16*e+i))})
+			h.flush(t, w)
+		}
+		h.finish()
+		for i := range 2 {
+			h.step(5 * time.Hour)
+			h.frame(frame.CompressNever, write{i % 2, frame.OpWrite, int64(i) * 5 * sector, pattern(4*sector, byte(32*e+i))})
+			h.frame(frame.CompressNever, write{0, frame.OpZero, int64(i) * 7 * sector, make([]byte, sector)})
+			h.flush(t, w)
+		}
+	}
+	for name, rule := range map[string]func(call, n int) storetest.Fault{
+		"crash": func(call, n int) (f storetest.Fault) {
+			if call >= n {
+				f.Err = errCrash
+			}
+			return f
+		},
+		"error": func(call, n int) (f storetest.Fault) {
+			if call == n {
+				f.Err = errCrash
+			}
+			return f
+		},
+		"answer lost": func(call, n int) (f storetest.Fault) {
+			if call == n {
+				f.Err, f.After = errCrash, true
+			}
+			return f
+		},
+	} {
+		t.Run(name, func(t *testing.T) { endEveryThinning(t, h, whole, rule) })
+	}
+}
+
+func endEveryThinning(t *testing.T, h *history, whole *mem.Store, rule func(call, n int) storetest.Fault) {
+	r := Retention{All: time.Hour, Hourly: 11 * time.Hour, Daily: 11 * time.Hour}
+	finished := false
+	for n := 0; !finished; n++ {
+		store := whole.Clone()
+		faulty := storetest.NewFaulty(store)
+		v, m := reopen(t, faulty, h)
+		v.limits = limits{segments: 8, minWindow: 8 * sector, absorb: 1, runFrame: 8 * sector, runObject: 32 * sector}
+		want := h.expected(t, m, r)
+		start := faulty.Calls()
+		faulty.SetRule(func(c storetest.Call) storetest.Fault { return rule(c.N-start, n) })
+		_, err := m.Thin(t.Context(), r)
+		faulty.SetRule(nil)
+		finished = faulty.Calls()-start < n
+		if err != nil && !errors.Is(err, errCrash) {
+			t.Fatalf("fault at call %d: %v", n, err)
+		}
+		h.check(t, m, want)             // in the process that met the fault…
+		_, other := reopen(t, store, h) // …and in the next
+		if got := positions(t, other); !subset(want, got) {
+			t.Fatalf("fault at call %d: points %v, want all of %v", n, got, want)
+		}
+		h.check(t, other, positions(t, other))
+		if _, err := other.Thin(t.Context(), r); err != nil {
+			t.Fatalf("fault at call %d, then thin: %v", n, err)
+		}
+		if got := positions(t, other); !slices.Equal(got, want) {
+			t.Fatalf("fault at call %d, then thin: points %v, want %v", n, got, want)
+		}
+		h.check(t, other, want)
+	}
+}
+
+// hourly is a machine with a point an hour, one object each.
+func hourly(t *testing.T, store objstore.Store, n int) (*history, *Machine) {
+	t.Helper()
+	h := newHistory(1, 64*sector)
+	v, w := setup(t, store, h)
+	h.begin(frame.ReasonInitial)
+	h.finish()
+	for i := range n {
+		h.step(time.Hour)
+		h.frame(frame.CompressNever, write{0, frame.OpWrite, int64(i%8) * sector, pattern(sector, byte(i))})
+		h.flush(t, w)
+	}
+	return h, must(v.Machine(t.Context(), h.machine))
+}
+
+// TestAPointLockedDuringAThinning, by another process, is kept: the step is planned anew.
+func TestAPointLockedDuringAThinning(t *testing.T) {
+	store := mem.New()
+	faulty := storetest.NewFaulty(store)
+	h, m := hourly(t, faulty, 6)
+	_, elsewhere := reopen(t, store, h)
+	locked := h.order[2]
+	faulty.SetRule(func(c storetest.Call) storetest.Fault {
+		if c.Op == "put" && strings.Contains(c.Key, "/run/") && len(must(elsewhere.snapshot(t.Context())).pins) == 0 {
+			if err := elsewhere.Lock(t.Context(), locked, ""); err != nil {
+				t.Error(err)
+			}
+		}
+		return storetest.Fault{}
+	})
+	if _, err := m.Thin(t.Context(), Retention{}); err != nil {
+		t.Fatal(err)
+	}
+	want := []block.Position{locked, h.order[len(h.order)-1]}
+	if got := positions(t, m); !slices.Equal(got, want) {
+		t.Fatalf("points %v, want %v", got, want)
+	}
+	h.check(t, m, want)
+}
+
+// TestTwoThinnings: what one is writing is not garbage to the other, and of two that
+// make the same generation one starts over.
+func TestTwoThinnings(t *testing.T) {
+	store := mem.New()
+	faulty := storetest.NewFaulty(store)
+	h, m := hourly(t, faulty, 6)
+	_, elsewhere := reopen(t, store, h)
+	done := false
+	faulty.SetRule(func(c storetest.Call) storetest.Fault {
+		if c.Op == "put" && strings.Contains(c.Key, "/manifest/") && !done {
+			done = true
+			if _, err := elsewhere.Thin(t.Context(), DefaultRetention); err != nil {
+				t.Error(err)
+			}
+		}
+		return storetest.Fault{}
+	})
+	if _, err := m.Thin(t.Context(), DefaultRetention); err != nil || !done {
+		t.Fatal(err)
+	}
+	h.check(t, m, h.expected(t, m, DefaultRetention))
+	noGarbage(t, store, m)
+
+	c := must(m.snapshot(t.Context()))
+	inProgress := runName(h.machine, c.manifest.Generation+1, 0, 7)
+	if err := store.Put(t.Context(), inProgress, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Thin(t.Context(), DefaultRetention); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Head(t.Context(), inProgress); err != nil {
+		t.Fatalf("an object of a thinning at work: %v", err)
+	}
+	if _, err := m.Thin(t.Context(), Retention{}); err != nil { // the next generation
+		t.Fatal(err)
+	}
+	if _, err := store.Head(t.Context(), inProgress); !errors.Is(err, objstore.ErrNotFound) {
+		t.Fatalf("an object of a thinning that was cut off: %v", err)
+	}
+}
+
+// TestOverwrittenDataGoes: what no retained point can show takes up no room for long.
+func TestOverwrittenDataGoes(t *testing.T) {
+	store := mem.New()
+	h := newHistory(1, 4*granule)
+	v, w := setup(t, store, h)
+	h.begin(frame.ReasonInitial)
+	h.finish()
+	for i := range 40 {
+		h.step(time.Hour)
+		h.frame(frame.CompressNever, write{0, frame.OpWrite, 0, pattern(4*granule, byte(i))})
+		h.flush(t, w)
+	}
+	m := must(v.Machine(t.Context(), h.machine))
+	if _, err := m.Thin(t.Context(), Retention{All: time.Hour, Hourly: 2 * time.Hour, Daily: 2 * time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	var stored int64
+	for info := range store.List(t.Context(), machinePrefix(h.machine)) {
+		stored += info.Size
+	}
+	// Three points of a megabyte that compresses, of forty that were written.
+	if image := int64(4 * granule); stored > 4*image {
+		t.Fatalf("%d bytes stored for three points of %d", stored, image)
+	}
+}

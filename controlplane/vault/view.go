@@ -166,12 +166,7 @@ func (v *View) tryWindow(ctx context.Context, d Disk, p []byte, off int64) (int,
 func (v *View) remap(ctx context.Context) error {
 	v.m.load.Lock()
 	defer v.m.load.Unlock()
-	v.m.mu.Lock()
-	if v.m.writing == 0 {
-		v.m.cat = nil
-	}
-	v.m.mu.Unlock()
-	c, err := v.m.refresh(ctx)
+	c, err := v.m.reread(ctx)
 	if err != nil {
 		return err
 	}

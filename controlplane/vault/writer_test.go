@@ -246,3 +246,59 @@ func TestLateListing(t *testing.T) {
 		}
 	}
 }
+
+// TestNoPointBeforeItsBase: the streams of log and base arrive on their own. A point is
+// offered when both are there, and not before.
+func TestNoPointBeforeItsBase(t *testing.T) {
+	h := newHistory(1, 64*sector)
+	store := mem.New()
+	v, w := setup(t, store, h)
+	h.begin(frame.ReasonInitial)
+	for i := range 2 {
+		h.baseFrame(frame.CompressNever, write{0, frame.OpWrite, int64(i) * sector, pattern(sector, byte(i))})
+	}
+	h.finish()
+	m := must(v.Machine(t.Context(), h.machine))
+	for i, batch := range [][][]byte{h.log, h.base[:1], h.base[1:]} {
+		if got := positions(t, m); len(got) != 0 {
+			t.Fatalf("points %v with %d of 3 objects", got, i)
+		}
+		if err := w.Commit(t.Context(), batch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.check(t, m, positions(t, m))
+	if _, other := reopen(t, store, h); len(positions(t, other)) != 1 {
+		t.Fatalf("points %v", positions(t, other))
+	}
+}
+
+// TestBaseOfTheEpochBefore: base frames that lay in a spool when the next epoch began
+// still count, until thinning has closed their epoch.
+func TestBaseOfTheEpochBefore(t *testing.T) {
+	h := newHistory(1, 64*sector)
+	store := mem.New()
+	v, w := setup(t, store, h)
+	h.begin(frame.ReasonInitial)
+	h.baseFrame(frame.CompressNever, write{0, frame.OpWrite, 0, pattern(sector, 1)})
+	late := h.base
+	h.base = nil
+	h.begin(frame.ReasonUncleanStop)
+	h.finish()
+	h.flush(t, w)
+	if err := w.Commit(t.Context(), late); err != nil {
+		t.Fatalf("late base frames: %v", err)
+	}
+	m := must(v.Machine(t.Context(), h.machine))
+	h.check(t, m, h.order)
+	h.step(24 * time.Hour)
+	h.tick()
+	h.flush(t, w)
+	if _, err := m.Thin(t.Context(), DefaultRetention); err != nil {
+		t.Fatal(err)
+	}
+	b := frame.NewBuilder(h.machine)
+	b.Reset(frame.KindBase, 1, 2, h.now)
+	later := must(b.Append(nil, 2, h.now, frame.CompressNever))
+	wantErr(t, w.Commit(t.Context(), [][]byte{later}), ErrContinuity, "thinned")
+}
