@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -99,12 +100,16 @@ func (s *Server) hello(conn *wire.Conn) (wire.Hello, Policy, *wire.Error) {
 	return hello, policy, nil
 }
 
-// turnAway refuses a channel that never came to be.
+// untold are refusals that are no news, or have an event of their own.
+var untold = []wire.Code{wire.CodeIdentityInUse, wire.CodeVaultDown, wire.CodeReplaced, wire.CodeShuttingDown}
+
+// turnAway ends a channel with a last word to its agent.
 func (s *Server) turnAway(conn *wire.Conn, why *wire.Error) {
+	peer := conn.Peer()
 	s.metrics.refusals.WithLabelValues(string(why.Code)).Inc()
-	s.conf.Log.Info("agent refused", "machine", conn.Peer().Machine, "remote", conn.Peer().Remote, "code", why.Code, "err", why.Message)
-	if why.Code != wire.CodeIdentityInUse && why.Code != wire.CodeVaultDown && s.mayTell(EventRefused) {
-		s.event(Event{Machine: conn.Peer().Machine, Type: EventRefused, Message: why.Error(), Remedy: why.Remedy})
+	s.conf.Log.Info("agent refused", "machine", peer.Machine, "remote", peer.Remote, "code", why.Code, "err", why.Message)
+	if !slices.Contains(untold, why.Code) && s.mayTell(EventRefused, peer.Machine) {
+		s.event(Event{Machine: peer.Machine, Type: EventRefused, Message: fmt.Sprintf("machine %s at %s: %s (%s)", peer.Machine, peer.Remote, why.Message, why.Code), Remedy: why.Remedy})
 	}
 	_ = conn.Refuse(why)
 }
@@ -127,8 +132,7 @@ func (s *Server) run(c *channel) error {
 	why := context.Cause(c.ctx)
 	var refusal *wire.Error
 	if errors.As(why, &refusal) {
-		s.metrics.refusals.WithLabelValues(string(refusal.Code)).Inc()
-		_ = c.conn.Refuse(refusal)
+		s.turnAway(c.conn, refusal)
 	}
 	_ = c.conn.Close()
 	wg.Wait()
@@ -361,7 +365,7 @@ func (s *Server) judge(c *channel, raw []byte) (*spool.Entry, *wire.Error) {
 func (s *Server) replayed(c *channel, e *spool.Entry) {
 	s.metrics.ignored.Inc()
 	c.wake()
-	if s.mayTell(EventReplayIgnored) {
+	if s.mayTell(EventReplayIgnored, c.m.id) {
 		s.event(Event{Machine: c.m.id, Type: EventReplayIgnored, Message: fmt.Sprintf("%s frame %d..%d of epoch %d is there already; the one that came was dropped", e.Header.Kind, e.Header.First, e.Header.Last, e.Header.Epoch),
 			Remedy: "none after a cut connection; if it goes on, the machine may have been reset to a snapshot, or something replays its frames"})
 	}

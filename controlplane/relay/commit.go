@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -177,7 +178,7 @@ func (s *Server) failed(m *machine, err error) {
 	fresh := s.failing[m.id] != kind
 	s.failing[m.id] = kind
 	s.mu.Unlock()
-	if fresh && s.mayTell(kind) {
+	if fresh && s.mayTell(kind, block.MachineID{}) {
 		s.event(Event{Machine: m.id, Type: kind, Message: fmt.Sprintf("the vault does not take frames of machine %s: %v", m.id, err), Remedy: remedy})
 	}
 }
@@ -192,7 +193,7 @@ func (s *Server) recovered(m *machine) {
 	delete(s.failing, m.id)
 	well := was && len(s.failing) == 0
 	if well {
-		clear(s.told) // the next failure is news again
+		maps.DeleteFunc(s.told, func(n news, _ time.Time) bool { return n.machine.IsZero() }) // the next failure is news
 	}
 	s.mu.Unlock()
 	if well {

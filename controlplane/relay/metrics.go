@@ -84,14 +84,9 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v)
 	}
-	sessions := 0.0
-	for _, mach := range m.server.all() {
-		mach.mu.Lock()
-		if mach.session != nil {
-			sessions++
-		}
-		mach.mu.Unlock()
-	}
+	m.server.mu.Lock()
+	sessions := float64(m.server.sessions)
+	m.server.mu.Unlock()
 	gauge(m.sessions, sessions)
 	u := m.server.spool.Usage()
 	gauge(m.spoolLive, float64(u.Live))

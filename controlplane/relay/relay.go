@@ -47,7 +47,7 @@ const (
 	DefaultSpool      = 16 << 30 // bytes
 	DefaultWindow     = 32 << 20 // bytes in flight on one channel
 	DefaultPerMachine = 2 << 30  // bytes of one machine's log in the spool, and of its bases
-	maxMachines       = 1 << 14  // connected at once
+	DefaultMachines   = 4096     // connected at once
 	maxBacklogObject  = 32 << 20 // bytes: an object of a machine that is behind
 	commitTimeout     = 2 * time.Minute
 	writerIdle        = 2 * time.Minute // a disconnected machine's lease is given back after
@@ -77,6 +77,7 @@ type Config struct {
 	Window     int64 // bytes in flight on one channel
 	Object     int64 // bytes at which an object is closed
 	Workers    int
+	Machines   int // connected at once
 
 	Build      string
 	Registerer prometheus.Registerer // nil for none
@@ -97,6 +98,9 @@ func (c *Config) fill() {
 	if c.Workers == 0 {
 		c.Workers = DefaultWorkers
 	}
+	if c.Machines == 0 {
+		c.Machines = DefaultMachines
+	}
 	if c.Event == nil {
 		c.Event = func(Event) {}
 	}
@@ -116,10 +120,11 @@ type Server struct {
 
 	mu       sync.Mutex
 	machines map[block.MachineID]*machine
+	sessions int
 	channels map[*channel]struct{} // those that send frames
 	starved  map[*channel]struct{} // of them, those without credit
 	failing  map[block.MachineID]EventType
-	told     map[EventType]time.Time
+	told     map[news]time.Time
 
 	ready  readyQueue
 	ctx    context.Context // ends with Close; of no one request
@@ -133,7 +138,7 @@ func Open(ctx context.Context, conf Config) (*Server, error) {
 	s := &Server{
 		conf: conf, machines: make(map[block.MachineID]*machine),
 		channels: make(map[*channel]struct{}), starved: make(map[*channel]struct{}),
-		failing: make(map[block.MachineID]EventType), told: make(map[EventType]time.Time),
+		failing: make(map[block.MachineID]EventType), told: make(map[news]time.Time),
 		hashing: make(chan struct{}, hashesAtOnce),
 	}
 	s.ready.init()
@@ -264,7 +269,7 @@ func (s *Server) event(e Event) {
 func (s *Server) handshakeRefused(remote string, err error) {
 	s.metrics.refused.Inc()
 	s.conf.Log.Info("handshake refused", "remote", remote, "err", err)
-	if s.mayTell(EventHandshakeRefused) {
+	if s.mayTell(EventHandshakeRefused, block.MachineID{}) {
 		s.event(Event{Type: EventHandshakeRefused, Message: fmt.Sprintf("a connection from %s was refused: %v", remote, err),
 			Remedy: "if it is one of your machines, enrol it again and compare its clock with this one"})
 	}
@@ -273,12 +278,19 @@ func (s *Server) handshakeRefused(remote string, err error) {
 // tellEvery bounds events that strangers or a failing vault could make without end.
 const tellEvery = time.Minute
 
-// mayTell reports whether an event of this type was not told for a while.
-func (s *Server) mayTell(t EventType) bool {
+// news is what is told at most once a while: of one machine, or of the relay.
+type news struct {
+	kind    EventType
+	machine block.MachineID
+}
+
+// mayTell reports whether such an event was not told for a while.
+func (s *Server) mayTell(kind EventType, machine block.MachineID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if now := time.Now(); now.Sub(s.told[t]) >= tellEvery {
-		s.told[t] = now
+	n := news{kind, machine}
+	if now := time.Now(); now.Sub(s.told[n]) >= tellEvery {
+		s.told[n] = now
 		return true
 	}
 	return false

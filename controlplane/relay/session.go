@@ -104,9 +104,11 @@ func (s *Server) admit(c *channel, hello wire.Hello) *wire.Error {
 		if old != nil {
 			old.end(wire.Refuse(wire.CodeReplaced, "", "the agent has connected again"))
 		}
-		if done, wait := s.join(c, hello); done {
-			return nil
-		} else if wait != nil {
+		done, wait, refusal := s.join(c, hello)
+		if done || refusal != nil {
+			return refusal
+		}
+		if wait != nil {
 			wait.refuse(wire.Refuse(wire.CodeReplaced, "", "the agent has dialled again"))
 			<-wait.done
 		}
@@ -132,7 +134,7 @@ func (s *Server) contest(m *machine, hello wire.Hello) (*session, *wire.Error) {
 		return old, nil
 	}
 	remedy := "two machines have one identity, most likely one is a clone of the other: enrol the clone under its own identity (understudy-agent enrol --new-identity)"
-	if s.mayTell(EventIdentityConflict) {
+	if s.mayTell(EventIdentityConflict, m.id) {
 		s.event(Event{Machine: m.id, Type: EventIdentityConflict, Remedy: remedy,
 			Message: fmt.Sprintf("a second agent claims to be machine %s, which is connected from %s", m.id, old.remote)})
 	}
@@ -141,11 +143,14 @@ func (s *Server) contest(m *machine, hello wire.Hello) (*session, *wire.Error) {
 
 // join puts c into the session of its instance, made if there is none. It returns the
 // channel that stands in its place, if one does.
-func (s *Server) join(c *channel, hello wire.Hello) (done bool, inPlace *channel) {
+func (s *Server) join(c *channel, hello wire.Hello) (done bool, inPlace *channel, refusal *wire.Error) {
 	m := c.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.session == nil {
+		if !s.count(1) {
+			return false, nil, wire.Refuse(wire.CodeBusy, "spread the machines over more relays", "%d machines are connected, more are not allowed", s.conf.Machines)
+		}
 		p := c.conn.Peer()
 		m.session = &session{
 			instance: hello.Instance, remote: p.Remote, transport: p.Transport, build: hello.AgentVersion,
@@ -154,18 +159,29 @@ func (s *Server) join(c *channel, hello wire.Hello) (done bool, inPlace *channel
 		s.event(Event{Machine: m.id, Type: EventConnected, Message: fmt.Sprintf("connected from %s by %s, agent %s", p.Remote, p.Transport, hello.AgentVersion)})
 	}
 	if m.session.instance != hello.Instance {
-		return false, nil // lost a race against a third one: contest it
+		return false, nil, nil // lost a race against a third one: contest it
 	}
 	ses := m.session
 	ses.mu.Lock()
 	defer ses.mu.Unlock()
 	if old := ses.channels[c.kind]; old != nil {
-		return false, old
+		return false, old, nil
 	}
 	ses.channels[c.kind] = c
 	c.session = ses
 	ses.touch()
-	return true, nil
+	return true, nil, nil
+}
+
+// count adds to the number of sessions, unless it would pass the limit.
+func (s *Server) count(n int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sessions+n > s.conf.Machines {
+		return false
+	}
+	s.sessions += n
+	return true
 }
 
 // leave takes c out of its session, and ends the session with its last channel.
@@ -178,6 +194,7 @@ func (s *Server) leave(c *channel, why error) {
 	ses.mu.Unlock()
 	if last && m.session == ses {
 		m.session = nil
+		s.count(-1)
 	}
 	m.mu.Unlock()
 	if last {
