@@ -55,6 +55,11 @@ func runService(ctx context.Context, o runOptions, log *slog.Logger) error {
 	}
 	s.id, s.client = id, enrol.NewClient(id, log)
 	s.state.Store(&desired.State{Machine: id.Machine})
+	if last, err := s.remembered(); err != nil {
+		log.Warn("cannot read what was wanted last", "err", err)
+	} else if last != nil {
+		s.state.Store(last)
+	}
 	if err := s.open(); err != nil {
 		return err
 	}
@@ -173,9 +178,7 @@ const (
 // follow keeps the pipeline at what the control plane wants. What was heard last is
 // kept on disk: after a boot protection begins without asking anybody.
 func (s *service) follow(ctx context.Context) error {
-	if last, err := s.remembered(); err != nil {
-		s.log.Warn("cannot read what was wanted last", "err", err)
-	} else if last != nil {
+	if last := s.state.Load(); last.Generation > 0 {
 		s.wish(ctx, *last)
 	}
 	fresh := make(chan desired.State)
