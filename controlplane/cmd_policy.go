@@ -222,26 +222,6 @@ func parseWindow(s string) (w desired.Window, err error) {
 	return w, w.Check()
 }
 
-func parseBytes(s string) (int64, error) {
-	units := []struct {
-		suffix string
-		factor float64
-	}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"GB", 1e9}, {"MB", 1e6}, {"kB", 1e3}, {"B", 1}, {"", 1}}
-	for _, u := range units {
-		number, ok := strings.CutSuffix(s, u.suffix)
-		if !ok {
-			continue
-		}
-		var n float64
-		var rest string
-		if got, _ := fmt.Sscanf(number, "%g%s", &n, &rest); got != 1 || n < 0 {
-			break
-		}
-		return int64(n * u.factor), nil
-	}
-	return 0, fmt.Errorf("%q is not a number of bytes such as 10MiB", s)
-}
-
 func formatThrottle(windows []desired.Window) string {
 	var parts []string
 	for _, w := range windows {

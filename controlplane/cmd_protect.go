@@ -30,7 +30,7 @@ of them.`,
 			if err != nil {
 				return err
 			}
-			return out.say(disks.Items, "%d disks of %s will be protected; follow it with: understudy watch %s", len(disks.Items), args[0], args[0])
+			return out.say(disks.Items, "%s of %s will be protected; follow it with: understudy watch %s", count(len(disks.Items), "disk"), args[0], args[0])
 		}),
 	}
 	cmd.Flags().StringVar(&p.policy, "policy", "", "policy that the machine shall follow (default: as before)")
@@ -57,7 +57,7 @@ keeps what it has of them until the retention ends.`,
 			if err != nil {
 				return err
 			}
-			return out.say(disks.Items, "%d disks of %s are not protected any more", len(disks.Items), args[0])
+			return out.say(disks.Items, "protection of %s of %s ends", count(len(disks.Items), "disk"), args[0])
 		}),
 	}
 	cmd.Flags().BoolVar(&u.all, "all", false, "all disks of the machine")

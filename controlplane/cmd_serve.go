@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/understudy-dr/understudy/controlplane/relay"
 	"github.com/understudy-dr/understudy/pkg/obs"
 )
 
@@ -22,14 +23,13 @@ type serveOptions struct {
 	advertise   []string
 	names       []string
 	place       vaultPlace
-	spoolLimit  int64
-	spool       string
+	spoolLimit  byteSize
 	logJSON     bool
 	debug       bool
 }
 
 func newServe(op *operator) *cobra.Command {
-	o := &serveOptions{}
+	o := &serveOptions{spoolLimit: relay.DefaultSpool}
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the control plane: API, relay and vault in one process",
@@ -50,7 +50,7 @@ nobody can read the vault.`,
 	f.StringSliceVar(&o.advertise, "advertise-relay", nil, "host:port under which agents reach the relay (default: the API's host and the relay's port)")
 	f.StringSliceVar(&o.names, "name", nil, "further names and addresses of this host in the API's certificate")
 	o.place.flags(f)
-	f.StringVar(&o.spool, "spool-limit", "16GiB", "how much the relay may keep on disk before the vault has it")
+	f.Var(&o.spoolLimit, "spool-limit", "how much the relay may keep on disk before the vault has it")
 	f.BoolVar(&o.logJSON, "log-json", false, "log as JSON lines")
 	f.BoolVar(&o.debug, "debug", false, "log more")
 	return cmd
@@ -58,10 +58,6 @@ nobody can read the vault.`,
 
 func runServe(ctx context.Context, o *serveOptions) error {
 	log := o.log()
-	var err error
-	if o.spoolLimit, err = parseBytes(o.spool); err != nil {
-		return usageError{fmt.Errorf("--spool-limit: %w", err)}
-	}
 	if _, err := o.relayAddresses(); err != nil {
 		return err
 	}

@@ -72,12 +72,15 @@ func authorize(inv *inventory.Inventory) func(context.Context, block.MachineID, 
 		if err := inv.Authorize(ctx, id, serial); err != nil {
 			return relay.Policy{}, err
 		}
-		s, err := inv.Desired(ctx, id)
-		if err != nil {
-			return relay.Policy{}, err
-		}
-		return relay.Policy{RPOTarget: s.Policy.RPOTarget(), Throttle: s.Policy.ThrottleAt(time.Now())}, nil
+		return relayPolicy(ctx, inv, id)
 	}
+}
+
+// relayPolicy is the relay's part of a machine's policy. Throttle windows are not: they
+// open and close by the machine's clock, and its agent keeps them.
+func relayPolicy(ctx context.Context, inv *inventory.Inventory, id block.MachineID) (relay.Policy, error) {
+	s, err := inv.Desired(ctx, id)
+	return relay.Policy{RPOTarget: s.Policy.RPOTarget()}, err
 }
 
 // eventQueue is how many events of the relay may wait for the inventory: the relay

@@ -23,10 +23,11 @@ func main() {
 // run executes the command and says with which code to exit.
 func run(ctx context.Context, root *cobra.Command) int {
 	err := root.ExecuteContext(ctx)
-	if err != nil {
+	code := exitCode(ctx, err)
+	if code != exitOK && code != exitInterrupted { // who interrupts knows why
 		fmt.Fprint(os.Stderr, explain(err))
 	}
-	return exitCode(ctx, err)
+	return code
 }
 
 // newRoot is the command with all its verbs.

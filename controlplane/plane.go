@@ -93,6 +93,9 @@ func (p *plane) serve(ctx context.Context) error {
 	background(p.driver.Run)
 	background(func(ctx context.Context) { p.inventory.Track(ctx, known.Replication) })
 	background((&custodian{vault: p.past.vault, inventory: p.inventory, log: p.log}).run)
+	if to, ok := any(server).(policySetter); ok {
+		background(func(ctx context.Context) { followPolicies(ctx, p.inventory, to, p.log) })
+	}
 	group.Go(func() error { return p.serveAPI(ctx, listener, handler) })
 	if err := p.writeAddress(listener.Addr()); err != nil {
 		return err
@@ -110,7 +113,7 @@ func (p *plane) openRelay(ctx context.Context) (*relay.Server, error) {
 		Authorize:  authorize(p.inventory),
 		Event:      p.events.take,
 		SpoolDir:   p.options.path(spoolName),
-		SpoolLimit: p.options.spoolLimit,
+		SpoolLimit: int64(p.options.spoolLimit),
 		Build:      obs.BuildVersion(),
 		Registerer: p.metrics,
 		Log:        p.log,

@@ -143,7 +143,7 @@ func pinned(fingerprint [sha256.Size]byte, now func() time.Time) *tls.Config {
 				return verify(cs.PeerCertificates, roots, now())
 			}
 			return problem.New(problem.CertificateForeign, "check the address, and that the token comes from this control plane; if both are right, somebody sits in between",
-				"the server is not the control plane that made the token: the fingerprint is another")
+				"the server is not the control plane that made the token: its fingerprint is another one")
 		},
 	}
 }

@@ -99,7 +99,7 @@ func state(f Facts) State {
 		return Unprotected
 	case p == nil || p.Phase == desired.PhaseEnabling || p.Phase == desired.PhaseFailed || !covers(p.Disks, f.Wanted):
 		return unlessRecoverable(f, Enabling)
-	case p.Phase == desired.PhaseSteady && offered(f):
+	case p.Phase != desired.PhaseMapOnly && offered(f):
 		return Protected
 	default:
 		return unlessRecoverable(f, InitialReplication)
@@ -115,10 +115,13 @@ func unlessRecoverable(f Facts, first State) State {
 	return first
 }
 
-// offered reports whether points of the agent's present epoch can be recovered. Where
-// no relay tells, the agent's word counts: it knows what was committed.
+// offered reports whether points of the agent's present epoch can be recovered. The
+// vault knows it before the agent does. Where no relay tells, the agent's word counts.
 func offered(f Facts) bool {
-	return !f.Replication.Known || f.Replication.PointEpoch == f.Report.Protection.Epoch
+	if !f.Replication.Known {
+		return f.Report.Protection.Phase == desired.PhaseSteady
+	}
+	return f.Replication.PointEpoch == f.Report.Protection.Epoch
 }
 
 // covers reports whether the agent has taken in every disk that is wanted.

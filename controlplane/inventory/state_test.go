@@ -35,8 +35,9 @@ func facts(change func(*Facts)) Facts {
 	return f
 }
 
+// base is the copy of epoch 3 on its way.
 func base(f *Facts) {
-	f.Report.Protection.Phase = desired.PhaseBase
+	f.Report.Protection.Phase, f.Replication.PointEpoch = desired.PhaseBase, 2
 	f.Report.Protection.Base = &desired.Progress{Method: "full", Done: 1, Total: 4}
 }
 
@@ -56,21 +57,22 @@ func TestDeriveState(t *testing.T) {
 		change func(*Facts)
 		want   State
 	}{
-		"all is well":                           {nil, Protected},
-		"nothing is wanted":                     {func(f *Facts) { f.Wanted = nil }, Unprotected},
-		"wanted, and not heard of":              {all(never, func(f *Facts) { f.Report.Protection = nil }), Enabling},
-		"capture is being set up":               {all(never, phase(desired.PhaseEnabling)), Enabling},
-		"capture cannot be set up":              {all(never, phase(desired.PhaseFailed)), Enabling},
-		"the first copy":                        {all(never, base), InitialReplication},
-		"the first copy is sent, not committed": {never, InitialReplication},
-		"a resync":                              {base, Resync},
-		"a resync is sent, not committed":       {func(f *Facts) { f.Replication.PointEpoch = 2 }, Resync},
-		"data is not captured":                  {phase(desired.PhaseMapOnly), Resync},
-		"capture is set up again":               {phase(desired.PhaseEnabling), Resync},
-		"a disk was added and not taken in":     {func(f *Facts) { f.Report.Protection.Disks = f.Report.Protection.Disks[:1] }, Resync},
-		"one disk failed":                       {func(f *Facts) { f.Report.Protection.Disks[1].Phase = desired.PhaseFailed }, Resync},
-		"no relay tells":                        {func(f *Facts) { f.Replication = Replication{} }, Protected},
-		"no relay tells of the first copy":      {all(base, func(f *Facts) { f.Replication = Replication{} }), InitialReplication},
+		"all is well":                             {nil, Protected},
+		"nothing is wanted":                       {func(f *Facts) { f.Wanted = nil }, Unprotected},
+		"wanted, and not heard of":                {all(never, func(f *Facts) { f.Report.Protection = nil }), Enabling},
+		"capture is being set up":                 {all(never, phase(desired.PhaseEnabling)), Enabling},
+		"capture cannot be set up":                {all(never, phase(desired.PhaseFailed)), Enabling},
+		"the first copy":                          {all(base, never), InitialReplication},
+		"the vault has the copy, the report lags": {phase(desired.PhaseBase), Protected},
+		"the first copy is sent, not committed":   {never, InitialReplication},
+		"a resync":                                {base, Resync},
+		"a resync is sent, not committed":         {func(f *Facts) { f.Replication.PointEpoch = 2 }, Resync},
+		"data is not captured":                    {phase(desired.PhaseMapOnly), Resync},
+		"capture is set up again":                 {phase(desired.PhaseEnabling), Resync},
+		"a disk was added and not taken in":       {func(f *Facts) { f.Report.Protection.Disks = f.Report.Protection.Disks[:1] }, Resync},
+		"one disk failed":                         {func(f *Facts) { f.Report.Protection.Disks[1].Phase = desired.PhaseFailed }, Resync},
+		"no relay tells":                          {func(f *Facts) { f.Replication = Replication{} }, Protected},
+		"no relay tells of the first copy":        {all(base, func(f *Facts) { f.Replication = Replication{} }), InitialReplication},
 	} {
 		s := Derive(facts(c.change))
 		if s.State != c.want {
