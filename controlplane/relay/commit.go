@@ -68,8 +68,12 @@ func (s *Server) commitOnce(m *machine, arena []byte) []byte {
 	m.mu.Lock()
 	b, _ := m.next(time.Now(), s.conf.Object)
 	b.frames = slices.Clone(b.frames) // m's slices move on
+	failures := m.failures
 	m.mu.Unlock()
 	if len(b.frames) == 0 {
+		if failures > 0 { // the vault had it all, only its answers were lost
+			s.recovered(m)
+		}
 		return arena
 	}
 	s.noteHopeless(m, b)

@@ -28,6 +28,7 @@ func (s *Server) reconcile(m *machine, st State) error {
 	fits := m.fits(st)
 	if fits {
 		m.adopt(st)
+		m.session.poke() // more may be committed than was told
 	}
 	m.mu.Unlock()
 	s.spool.Free(dropped...)

@@ -31,6 +31,7 @@ type journal struct {
 	epoch  block.Epoch
 	last   block.Seq
 	frames [][]byte
+	gone   block.Seq // released up to here; kept only for the comparison at the end
 	more   chan struct{}
 }
 
@@ -103,6 +104,10 @@ func (j *journal) Next(ctx context.Context, after block.Seq) ([]byte, error) {
 	for {
 		j.mu.Lock()
 		more := j.more
+		if after < j.gone {
+			j.mu.Unlock()
+			return nil, fmt.Errorf("the frame after %d was acknowledged as spooled and is gone", after)
+		}
 		for _, raw := range j.frames {
 			if h, _ := frame.ParseHeader(raw); h.First == after+1 {
 				j.mu.Unlock()
@@ -120,6 +125,31 @@ func (j *journal) Next(ctx context.Context, after block.Seq) ([]byte, error) {
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// release forgets frames that are spooled.
+func (j *journal) release(upto block.Seq) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.gone = max(j.gone, upto)
+}
+
+// retained fails if the relay is behind what was released: it lost what it had
+// acknowledged.
+func (j *journal) retained(spooled block.Seq) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if spooled < j.gone {
+		j.t.Errorf("the relay has %d and had acknowledged %d", spooled, j.gone)
+	}
+	return nil
+}
+
+// waiting is how many sequence numbers are not spooled.
+func (j *journal) waiting() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return int(j.last - j.gone)
 }
 
 func (j *journal) newest() block.Seq {

@@ -60,6 +60,9 @@ func (ca *CA) Roots() *x509.CertPool {
 	return pool
 }
 
+// DER is the authority's certificate, for another process.
+func (ca *CA) DER() []byte { return ca.cert.Raw }
+
 // AgentTLS is an agent's configuration under this authority.
 func (ca *CA) AgentTLS(m block.MachineID, options ...Option) *tls.Config {
 	return wire.AgentTLS(wire.Fixed(ca.Agent(m, options...)), ca.Roots())
