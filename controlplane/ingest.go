@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
-	"time"
 
 	"github.com/understudy-dr/understudy/controlplane/inventory"
 	"github.com/understudy-dr/understudy/controlplane/objstore"
@@ -138,76 +136,4 @@ func relaySeverity(t relay.EventType) desired.Severity {
 	default:
 		return desired.Warning
 	}
-}
-
-// replications joins what the relay and the vault know of machines: api.Relay.
-type replications struct {
-	relay *relay.Server
-	past  past
-	log   *slog.Logger
-
-	mu    sync.Mutex
-	known map[block.MachineID]vaultView
-}
-
-// vaultView is what the vault said of a machine. It is good until the relay commits
-// more, or for a while: summing up a machine takes a walk over its points.
-type vaultView struct {
-	at     time.Time
-	log    block.Position
-	base   uint64
-	status vault.Status
-}
-
-const (
-	viewFor     = 10 * time.Second
-	viewTimeout = 5 * time.Second
-)
-
-func newReplications(r *relay.Server, p past, log *slog.Logger) *replications {
-	return &replications{relay: r, past: p, log: log, known: make(map[block.MachineID]vaultView)}
-}
-
-// Replication implements api.Relay.
-func (r *replications) Replication(id block.MachineID) inventory.Replication {
-	live, _ := r.relay.Status(id)
-	stored := r.stored(id, live)
-	out := inventory.Replication{
-		Known: true, Connected: live.Connected, Transport: string(live.Transport),
-		Spooled: live.Spooled.Position, SpooledClose: live.Spooled.Closed,
-		Committed: stored.Last, CommittedClose: stored.Closed,
-		BytesPerSecond: int64(live.BytesPerSec), SpoolBytes: live.SpoolBytes,
-		NoPoint: stored.Pending,
-	}
-	if stored.Newest != nil {
-		out.PointEpoch, out.PointTime, out.NoPoint = stored.Newest.Position.Epoch, stored.Newest.Time, ""
-	}
-	return out
-}
-
-func (r *replications) stored(id block.MachineID, live relay.Status) vault.Status {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	v := r.known[id]
-	if time.Since(v.at) < viewFor && v.log == live.Committed.Position && v.base == live.BaseCommitted.N {
-		return v.status
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), viewTimeout)
-	defer cancel()
-	m, err := r.past.vault.Machine(ctx, id)
-	if err == nil {
-		v.status, err = m.Status(ctx)
-	}
-	if err != nil && !errors.Is(err, vault.ErrNoMachine) {
-		// What was known before is the best that can be shown; its age shows as RPO.
-		r.log.Warn("cannot read a machine's history", "machine", id, "err", err)
-	}
-	v.at, v.log, v.base = time.Now(), live.Committed.Position, live.BaseCommitted.N
-	r.known[id] = v
-	return v.status
-}
-
-// Disconnect implements api.Relay.
-func (r *replications) Disconnect(id block.MachineID, why, remedy string) {
-	r.relay.Disconnect(id, why, remedy)
 }

@@ -78,11 +78,11 @@ func (p *plane) serve(ctx context.Context) error {
 			p.log.Error("the relay did not stop in good order", "err", err)
 		}
 	}()
-	listener, err := net.Listen("tcp", p.options.apiListen)
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", p.options.apiListen)
 	if err != nil {
 		return fmt.Errorf("the API cannot listen on %s: %w: choose another --api-listen", p.options.apiListen, err)
 	}
-	known := newReplications(server, p.past, p.log)
+	known := newReplications(server, p.past.vault, p.log)
 	handler, err := p.handler(known)
 	if err != nil {
 		return errors.Join(err, listener.Close())

@@ -23,7 +23,7 @@ type Disk struct {
 // Disks lists the machine's disks: those it has, and those it had and that are
 // protected.
 func (inv *Inventory) Disks(ctx context.Context, machine block.MachineID) ([]Disk, error) {
-	return list(ctx, inv.read, scanDisk, selectDisk+" WHERE machine = ? ORDER BY path, id", machine.String())
+	return list(ctx, inv.read, scanDiskOnly, selectDisk+" WHERE machine = ? ORDER BY path, id", machine.String())
 }
 
 // Protect asks for the protection of these disks, named by id, by the beginning of
@@ -141,7 +141,7 @@ func protectable(m Machine, d Disk) error {
 }
 
 func resolveDisks(ctx context.Context, tx *sql.Tx, m Machine, names []string) ([]Disk, error) {
-	all, err := list(ctx, tx, scanDisk, selectDisk+" WHERE machine = ? ORDER BY path, id", m.ID.String())
+	all, err := list(ctx, tx, scanDiskOnly, selectDisk+" WHERE machine = ? ORDER BY path, id", m.ID.String())
 	if err != nil || len(names) == 0 {
 		return all, err
 	}
@@ -203,15 +203,42 @@ func forgetGone(ctx context.Context, tx *sql.Tx, machine block.MachineID) error 
 }
 
 func protectedDisks(ctx context.Context, q queryer, machine block.MachineID) ([]Disk, error) {
-	return list(ctx, q, scanDisk, selectDisk+" WHERE machine = ? AND protected_at > 0 ORDER BY id", machine.String())
+	return list(ctx, q, scanDiskOnly, selectDisk+" WHERE machine = ? AND protected_at > 0 ORDER BY id", machine.String())
+}
+
+// wantedDisks are the protected disks of all machines.
+func (inv *Inventory) wantedDisks(ctx context.Context) (map[block.MachineID][]Disk, error) {
+	type row struct {
+		machine string
+		disk    Disk
+	}
+	rows, err := list(ctx, inv.read, func(rows *sql.Rows) (r row, err error) {
+		r.disk, err = scanDisk(rows, &r.machine)
+		return r, err
+	}, strings.Replace(selectDisk, "SELECT ", "SELECT machine, ", 1)+" WHERE protected_at > 0 ORDER BY machine, id")
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[block.MachineID][]Disk)
+	for _, r := range rows {
+		id, err := block.ParseMachineID(r.machine)
+		if err != nil {
+			return nil, err
+		}
+		all[id] = append(all[id], r.disk)
+	}
+	return all, nil
 }
 
 const selectDisk = "SELECT id, name, path, size, sector_size, filesystem, present, protected_at FROM disks"
 
-func scanDisk(rows *sql.Rows) (d Disk, err error) {
+func scanDiskOnly(rows *sql.Rows) (Disk, error) { return scanDisk(rows) }
+
+// scanDisk scans the columns of selectDisk, and those before them into before.
+func scanDisk(rows *sql.Rows, before ...any) (d Disk, err error) {
 	var id string
 	var protected int64
-	if err := rows.Scan(&id, &d.Name, &d.Path, &d.Size, &d.SectorSize, &d.Filesystem, &d.Present, &protected); err != nil {
+	if err := rows.Scan(append(before, &id, &d.Name, &d.Path, &d.Size, &d.SectorSize, &d.Filesystem, &d.Present, &protected)...); err != nil {
 		return d, err
 	}
 	d.Protected = moment(protected)

@@ -9,9 +9,13 @@ import (
 	"github.com/understudy-dr/understudy/pkg/desired"
 )
 
-// What is kept of the past, at most.
+// tellEvery is how often the operator is told of what goes on and on.
+const tellEvery = time.Minute
+
+// What is kept of the past, at most. Events are counted by machine, so that a noisy
+// one does not push out what happened to the others.
 const (
-	keepEvents = 100_000
+	keepEvents = 10_000
 	keepAudit  = 100_000
 )
 
@@ -100,7 +104,7 @@ func (inv *Inventory) Begin(ctx context.Context, who, verb, target string) (int6
 	err := inv.update(ctx, func(tx *sql.Tx) error {
 		r, err := tx.ExecContext(ctx, "INSERT INTO audit (at, who, verb, target, result) VALUES (?, ?, ?, ?, 'begun')", nanos(inv.now()), who, verb, target)
 		if err != nil {
-			return err
+			return fault(err)
 		}
 		id, err = r.LastInsertId()
 		return err
@@ -138,7 +142,7 @@ func (inv *Inventory) Prune(ctx context.Context) error {
 			statement string
 			arg       any
 		}{
-			{"DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?", keepEvents},
+			{"DELETE FROM events WHERE id IN (SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY machine ORDER BY id DESC) AS n FROM events) WHERE n > ?)", keepEvents},
 			{"DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - ?", keepAudit},
 			{"DELETE FROM tokens WHERE expires_at < ?", monthAgo},
 			{"DELETE FROM certificates WHERE not_after < ?", monthAgo},

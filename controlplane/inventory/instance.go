@@ -12,7 +12,6 @@ import (
 const (
 	keepInstances = 1000        // of a machine: a service that restarts in a loop must not fill the table
 	backAfter     = time.Second // a report this much after the first return is no straggler
-	conflictEvery = time.Minute // how often the operator is told: both agents go on reporting
 )
 
 const conflictRemedy = "leave the agent running on the machine that was enrolled; on the other, delete the agent's identity and enrol it with a token of its own"
@@ -67,7 +66,7 @@ func (inv *Inventory) succeed(ctx context.Context, tx *sql.Tx, m Machine, r desi
 
 func (inv *Inventory) tellConflict(ctx context.Context, tx *sql.Tx, m Machine, name string, i instance, p *problem.Problem) error {
 	now := inv.now()
-	if now.Sub(i.told).Abs() < conflictEvery {
+	if now.Sub(i.told).Abs() < tellEvery {
 		return nil
 	}
 	if _, err := exec(ctx, tx, "UPDATE instances SET told_at = ? WHERE machine = ? AND instance = ?", nanos(now), m.ID.String(), name); err != nil {

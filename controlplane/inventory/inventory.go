@@ -22,6 +22,8 @@ import (
 	"time"
 
 	_ "modernc.org/sqlite" // the driver "sqlite"
+
+	"github.com/understudy-dr/understudy/pkg/block"
 )
 
 // readers is how many queries may run beside the one writer.
@@ -36,6 +38,7 @@ type Inventory struct {
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced when anything wanted of an agent changes
+	paces   map[block.MachineID]*pace
 }
 
 // Open opens the database file, makes it if it is absent, and brings its schema up
@@ -45,7 +48,7 @@ func Open(ctx context.Context, path string, now func() time.Time, log *slog.Logg
 	if err != nil {
 		return nil, err
 	}
-	inv := &Inventory{log: log, now: now, write: write, changed: make(chan struct{})}
+	inv := &Inventory{log: log, now: now, write: write, changed: make(chan struct{}), paces: make(map[block.MachineID]*pace)}
 	if err := migrate(ctx, write, path, log); err != nil {
 		return nil, errors.Join(err, write.Close())
 	}
@@ -89,21 +92,21 @@ func (inv *Inventory) note(ctx context.Context, fn func(*sql.Tx) error) error {
 func (inv *Inventory) transact(ctx context.Context, synchronous string, fn func(*sql.Tx) error) error {
 	conn, err := inv.write.Conn(ctx)
 	if err != nil {
-		return fmt.Errorf("inventory: %w", err)
+		return fault(err)
 	}
 	defer conn.Close()
 	if _, err := conn.ExecContext(ctx, "PRAGMA synchronous = "+synchronous); err != nil {
-		return fmt.Errorf("inventory: %w", err)
+		return fault(err)
 	}
 	tx, err := conn.BeginTx(ctx, nil)
 	if err != nil {
-		return fmt.Errorf("inventory: %w", err)
+		return fault(err)
 	}
 	if err := fn(tx); err != nil {
 		return errors.Join(err, tx.Rollback())
 	}
 	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("inventory: commit: %w", err)
+		return fault(err)
 	}
 	return nil
 }
@@ -133,19 +136,19 @@ type queryer interface {
 func list[T any](ctx context.Context, q queryer, scan func(*sql.Rows) (T, error), query string, args ...any) ([]T, error) {
 	rows, err := q.QueryContext(ctx, query, args...)
 	if err != nil {
-		return nil, fmt.Errorf("inventory: %w", err)
+		return nil, fault(err)
 	}
 	defer rows.Close()
 	out := []T{} // never nil: it is shown as a JSON list
 	for rows.Next() {
 		v, err := scan(rows)
 		if err != nil {
-			return nil, fmt.Errorf("inventory: %w", err)
+			return nil, fault(err)
 		}
 		out = append(out, v)
 	}
 	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("inventory: %w", err)
+		return nil, fault(err)
 	}
 	return out, nil
 }
@@ -154,14 +157,9 @@ func list[T any](ctx context.Context, q queryer, scan func(*sql.Rows) (T, error)
 func exec(ctx context.Context, q queryer, statement string, args ...any) (int64, error) {
 	r, err := q.ExecContext(ctx, statement, args...)
 	if err != nil {
-		return 0, fmt.Errorf("inventory: %w", err)
+		return 0, fault(err)
 	}
 	return r.RowsAffected()
-}
-
-func scanNanos(rows *sql.Rows) (ns int64, err error) {
-	err = rows.Scan(&ns)
-	return ns, err
 }
 
 func nanos(t time.Time) int64 {

@@ -54,7 +54,7 @@ func migrate(ctx context.Context, db *sql.DB, path string, log *slog.Logger) err
 	}
 	var have int
 	if err := db.QueryRowContext(ctx, "PRAGMA user_version").Scan(&have); err != nil {
-		return fmt.Errorf("inventory: %s: %w: if it is damaged, move it away and run: understudy vault rebuild", path, err)
+		return fmt.Errorf("%s: %w", path, fault(err))
 	}
 	if have > len(all) {
 		return fmt.Errorf("inventory: %s: %w: it is at version %d, this build knows %d: start the newer build again, or restore the file from before the upgrade",

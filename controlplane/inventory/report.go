@@ -18,6 +18,9 @@ func (inv *Inventory) Record(ctx context.Context, machine block.MachineID, r des
 	if err := r.Check(); err != nil {
 		return desired.ReportReply{}, err
 	}
+	if err := inv.restrain(machine, &r); err != nil {
+		return desired.ReportReply{}, err
+	}
 	var reply desired.ReportReply
 	var refused error // answered after the commit: the conflict itself is a fact to keep
 	err := inv.note(ctx, func(tx *sql.Tx) error {

@@ -265,3 +265,35 @@ func TestRecordKeepsEventsAndRefusesNonsense(t *testing.T) {
 	_, err = inv.Record(t.Context(), block.NewMachineID(), report("x"))
 	want(t, err, problem.MachineUnknown)
 }
+
+// TestNoisyAgentIsRestrained: whoever took over a machine cannot fill the inventory.
+func TestNoisyAgentIsRestrained(t *testing.T) {
+	inv, c := open(t)
+	id, other := enrol(t, inv, "web1"), enrol(t, inv, "web2")
+	r := report("x")
+	for range 250 {
+		r.Events = append(r.Events, desired.Event{Type: "noise", Severity: desired.Info})
+	}
+	refused := 0
+	for range 200 { // 20 a second, for ten seconds
+		r.Time = c.now()
+		if _, err := inv.Record(t.Context(), id, r); problem.CodeOf(err) == problem.TooMany {
+			refused++
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		c.pass(50 * time.Millisecond)
+	}
+	if refused < 50 || refused > 150 {
+		t.Errorf("%d of 200 reports refused", refused)
+	}
+	if n := len(events(t, inv, "noise")); n > 1000 {
+		t.Errorf("%d events were kept", n)
+	}
+	if n := len(events(t, inv, "events-dropped")); n == 0 {
+		t.Error("nobody is told")
+	}
+	record(t, inv, other, report("y"))
+	c.pass(time.Minute)
+	record(t, inv, id, report("x"))
+}

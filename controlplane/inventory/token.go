@@ -93,6 +93,10 @@ func (inv *Inventory) RevokeToken(ctx context.Context, id string) error {
 
 // Redeem implements pki.Registry.
 func (inv *Inventory) Redeem(ctx context.Context, secret, keySum string, host desired.Host, issue func(block.MachineID) (pki.Issued, error)) (pki.Issued, error) {
+	// A guess must not get as far as the one writer.
+	if _, err := inv.redeemable(ctx, inv.read, secret, keySum); err != nil {
+		return pki.Issued{}, err
+	}
 	var issued pki.Issued
 	err := inv.update(ctx, func(tx *sql.Tx) error {
 		token, err := inv.redeemable(ctx, tx, secret, keySum)
@@ -125,9 +129,9 @@ func (inv *Inventory) Redeem(ctx context.Context, secret, keySum string, host de
 
 // redeemable finds the token by the hash of its secret: the index compares hashes,
 // whose timing says nothing about the secret.
-func (inv *Inventory) redeemable(ctx context.Context, tx *sql.Tx, secret, keySum string) (Token, error) {
+func (inv *Inventory) redeemable(ctx context.Context, q queryer, secret, keySum string) (Token, error) {
 	const another = "make another one: understudy token create"
-	found, err := list(ctx, tx, inv.scanToken, selectToken+" WHERE hash = ?", hash(secret))
+	found, err := list(ctx, q, inv.scanToken, selectToken+" WHERE hash = ?", hash(secret))
 	if err != nil {
 		return Token{}, err
 	}

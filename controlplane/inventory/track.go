@@ -57,12 +57,13 @@ func (inv *Inventory) noticeAll(ctx context.Context, replication ReplicationOf, 
 	if err != nil {
 		return err
 	}
+	wanted, err := inv.wantedDisks(ctx)
+	if err != nil {
+		return err
+	}
+	now := inv.now()
 	for _, m := range machines {
-		f, err := inv.Facts(ctx, m, replication)
-		if err != nil {
-			return err
-		}
-		s := Derive(f)
+		s := Derive(Facts{Now: now, Wanted: wanted[m.ID], Reported: m.Reported, Report: m.Report, Replication: replication(m.ID)})
 		if err := inv.notice(ctx, m, s); err != nil {
 			return err
 		}

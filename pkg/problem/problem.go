@@ -18,6 +18,7 @@ type Code string
 const (
 	Invalid            Code = "invalid"             // the request cannot mean anything
 	TooLarge           Code = "too-large"           // a body, list or text beyond its limit
+	TooMany            Code = "too-many"            // of something, in so short a time
 	NotFound           Code = "not-found"           // no such route, job, event, point
 	Ambiguous          Code = "ambiguous"           // a name that fits several things
 	Conflict           Code = "conflict"            // right now it cannot be done
@@ -49,6 +50,7 @@ const (
 var statuses = map[Code]int{
 	Invalid:            http.StatusUnprocessableEntity,
 	TooLarge:           http.StatusRequestEntityTooLarge,
+	TooMany:            http.StatusTooManyRequests,
 	NotFound:           http.StatusNotFound,
 	Ambiguous:          http.StatusConflict,
 	Conflict:           http.StatusConflict,
