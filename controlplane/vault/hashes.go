@@ -75,6 +75,15 @@ func (m *Machine) hashView(ctx context.Context, p block.Position) (*View, error)
 	return m.hashing, nil
 }
 
+// forgetHashing frees that view's memory once no resync can ask.
+func (m *Machine) forgetHashing(c *catalog) {
+	if e := c.epoch(c.last.pos.Epoch); e != nil && e.offers(c.last.pos.Seq) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.hashing = nil
+	}
+}
+
 // resyncPosition is the end of the history that the newest epoch corrects.
 func (c *catalog) resyncPosition(newest *Epoch) block.Position {
 	if newest.offers(c.last.pos.Seq) {

@@ -1,5 +1,7 @@
 package vault
 
+import "time"
+
 // limits trade memory and round trips for speed. They are no part of the format; only
 // tests use others than the default.
 type limits struct {
@@ -11,6 +13,9 @@ type limits struct {
 	// absorb is how much raw payload of frames is sorted at once. It is held decompressed
 	// meanwhile, so that frames are decompressed once although they are read by offset.
 	absorb int64
+	// patience is which part of the age up to which every point is kept may come together
+	// before it is absorbed: each absorption stores a manifest. 0 waits for nothing.
+	patience time.Duration
 	// runFrame is the raw payload of a frame in a run, in bytes: what a random read
 	// decompresses.
 	runFrame int
@@ -26,6 +31,7 @@ var defaultLimits = limits{
 	segments:  2 << 20,
 	minWindow: 64 << 20,
 	absorb:    64 << 20,
+	patience:  24,
 	runFrame:  256 << 10,
 	runObject: 16 << 20,
 }

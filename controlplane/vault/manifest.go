@@ -3,8 +3,10 @@ package vault
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/understudy-dr/understudy/pkg/block"
@@ -140,10 +142,13 @@ func (m *manifest) validate() error {
 	if last != m.Through || m.Log.Seq != m.Through.Seq || m.Log.Epoch > m.Through.Epoch {
 		return fmt.Errorf("vault: malformed manifest: runs end at %v, not %v with log %v", last, m.Through, m.Log)
 	}
+	if m.Machine.IsZero() {
+		return errors.New("vault: malformed manifest: no machine")
+	}
 	var before block.Epoch
 	for _, e := range m.Epochs {
-		if e == nil || e.Epoch <= before {
-			return fmt.Errorf("vault: malformed manifest: epochs out of order behind %d", before)
+		if e == nil || e.Epoch <= before || slices.ContainsFunc(e.Disks, func(d Disk) bool { return d.ID.IsZero() }) {
+			return fmt.Errorf("vault: malformed manifest: epochs out of order or without disks' ids behind %d", before)
 		}
 		before = e.Epoch
 	}

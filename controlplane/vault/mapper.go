@@ -75,11 +75,12 @@ func compareDisks(a, b block.DiskID) int { return bytes.Compare(a[:], b[:]) }
 
 // add lists what a layer says of the window, and enters its frames as sources.
 func (w *window) add(o frames, l layer) segment.List {
-	var records []segment.Segment
+	var lists []segment.List
 	for _, h := range o.heads {
 		if !l.holds(h.Header) {
 			continue
 		}
+		var records []segment.Segment
 		src := int32(-1)
 		for e := range h.All() {
 			x := e.Intersect(block.Extent{Off: w.off, Len: w.end - w.off})
@@ -96,11 +97,11 @@ func (w *window) add(o frames, l layer) segment.List {
 			}
 			records = append(records, s)
 		}
+		if len(records) > 0 {
+			lists = append(lists, segment.FromRecords(records))
+		}
 	}
-	if len(records) == 0 {
-		return nil
-	}
-	return segment.FromRecords(records)
+	return segment.Fold(lists)
 }
 
 // halve keeps the half of the window that off lies in.

@@ -334,6 +334,7 @@ func setup(t fataler, store objstore.Store, h *history) (*Vault, *Writer) {
 	if err != nil {
 		t.Fatalf("create: %v", err)
 	}
+	v.limits.patience = 0
 	w, err := v.OpenWriter(ctx, h.machine)
 	if err != nil {
 		t.Fatalf("open writer: %v", err)
@@ -349,6 +350,7 @@ func reopen(t fataler, store objstore.Store, h *history) (*Vault, *Machine) {
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}
+	v.limits.patience = 0
 	m, err := v.Machine(ctx, h.machine)
 	if err != nil {
 		t.Fatalf("machine: %v", err)

@@ -40,7 +40,9 @@ var errOvertaken = errors.New("vault: the history has changed during a thinning"
 //
 // It works in steps, each of which ends with the next manifest generation. A crash
 // leaves the generation before it and objects that no manifest names; a later Thin
-// collects those. Writers, readers and other thinnings may go on meanwhile.
+// collects those. Writers, readers and other thinnings may go on meanwhile. It may be
+// called often: frames are absorbed when a part of the age up to which every point is
+// kept (limits.patience) has come together, and a call in between costs two listings.
 //
 // Memory: about 200 MB, plus the manifest.
 func (m *Machine) Thin(ctx context.Context, r Retention) (ThinReport, error) {
@@ -50,9 +52,6 @@ func (m *Machine) Thin(ctx context.Context, r Retention) (ThinReport, error) {
 	}
 	m.thinning.Lock()
 	defer m.thinning.Unlock()
-	m.mu.Lock()
-	m.hashing = nil // its memory, if nobody asks any more
-	m.mu.Unlock()
 	for {
 		start := time.Now()
 		more, err := m.thinStep(ctx, r, &report)
@@ -68,11 +67,14 @@ func (m *Machine) Thin(ctx context.Context, r Retention) (ThinReport, error) {
 		}
 		m.v.metrics.thinned(time.Since(start), nil)
 	}
-	err := m.collect(ctx, &report)
 	m.v.metrics.retained.WithLabelValues(m.id.String()).Set(float64(report.Points))
-	if err != nil {
+	if report.Steps == 0 && m.collected {
+		return report, nil
+	}
+	if err := m.collect(ctx, &report); err != nil {
 		return report, fmt.Errorf("vault: deleting what thinning has replaced of machine %s: %w", m.id, err)
 	}
+	m.collected = true
 	return report, nil
 }
 
@@ -154,6 +156,7 @@ type thinPlan struct {
 // plan finds the next step: to let go of points, to absorb frames, or to merge runs.
 func (m *Machine) plan(ctx context.Context, c *catalog, r Retention) (*thinPlan, error) {
 	points := age(c.points())
+	m.forgetHashing(c)
 	kept := make(map[block.Position]bool)
 	for _, p := range r.keep(points, m.v.opts.Now()) {
 		kept[p.Position] = true
@@ -165,7 +168,7 @@ func (m *Machine) plan(ctx context.Context, c *catalog, r Retention) (*thinPlan,
 	m.mu.Unlock()
 	p := &thinPlan{kept: kept, next: c.manifest.successor()}
 	cleared := p.letGo()
-	found, err := p.absorb(ctx, m, c, horizon(points, r, m.v.opts.Now()))
+	found, err := p.absorb(ctx, m, c, horizon(points, r, m.v.opts.Now()), r)
 	if err != nil {
 		return nil, err
 	}
@@ -217,8 +220,8 @@ func (p *thinPlan) letGo() (any bool) {
 
 // absorb plans to turn the oldest frames up to the horizon into a run of their own:
 // up to the first retained point, and no more than can be sorted at once.
-func (p *thinPlan) absorb(ctx context.Context, m *Machine, c *catalog, horizon block.Position) (bool, error) {
-	if horizon.Seq <= c.manifest.Log.Seq {
+func (p *thinPlan) absorb(ctx context.Context, m *Machine, c *catalog, horizon block.Position, r Retention) (bool, error) {
+	if horizon.Seq <= c.manifest.Log.Seq || !due(m, c, horizon, r) {
 		return false, nil
 	}
 	i := slices.IndexFunc(c.bounds, func(b boundary) bool { return p.kept[b.pos] || b.pos == horizon })
@@ -228,16 +231,16 @@ func (p *thinPlan) absorb(ctx context.Context, m *Machine, c *catalog, horizon b
 	if err != nil {
 		return false, err
 	}
-	r := run{Closed: goal.closed}
+	made := run{Closed: goal.closed}
 	if n == len(layers) {
-		r.End = cut{goal.pos.Epoch, goal.pos.Seq, c.committedBase(goal.pos.Epoch)}
+		made.End = cut{goal.pos.Epoch, goal.pos.Seq, c.committedBase(goal.pos.Epoch)}
 		if p.kept[goal.pos] {
-			r.Point, r.Name = goal.kind, c.names[goal.pos.Seq].Name
+			made.Point, made.Name = goal.kind, c.names[goal.pos.Seq].Name
 		}
 	} else {
-		r.End, r.Closed = c.cutAfter(layers[n-1], last)
+		made.End, made.Closed = c.cutAfter(layers[n-1], last)
 	}
-	p.advance(c, r)
+	p.advance(c, made)
 	p.execute = func(ctx context.Context, w *merger) error {
 		if err := w.rewrite(ctx, layers[:n], place{}, place{lastDisk, everywhere.Len}); err != nil {
 			return err
@@ -245,6 +248,16 @@ func (p *thinPlan) absorb(ctx context.Context, m *Machine, c *catalog, horizon b
 		return w.flush(ctx)
 	}
 	return true, nil
+}
+
+// due reports whether enough has come together behind the runs to be absorbed.
+func due(m *Machine, c *catalog, horizon block.Position, r Retention) bool {
+	i, ok := c.findBoundary(horizon.Seq)
+	if !ok || m.v.limits.patience == 0 {
+		return true
+	}
+	waited := time.Duration(c.bounds[i].closed - c.manifest.Closed)
+	return waited < 0 || waited >= r.All/m.v.limits.patience // a clock that went back is no reason to wait
 }
 
 // batch is how many layers hold as much payload as is sorted at once, at least one, and the last

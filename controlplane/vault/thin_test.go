@@ -328,3 +328,30 @@ func TestOverwrittenDataGoes(t *testing.T) {
 		t.Fatalf("%d bytes stored for three points of %d", stored, image)
 	}
 }
+
+// TestThinningHasPatience: called every minute, it makes a generation every few.
+func TestThinningHasPatience(t *testing.T) {
+	h := newHistory(1, 64*sector)
+	v, w := setup(t, mem.New(), h)
+	v.limits.patience = defaultLimits.patience
+	h.begin(frame.ReasonInitial)
+	h.finish()
+	h.flush(t, w)
+	m := must(v.Machine(t.Context(), h.machine))
+	steps := 0
+	for i := range 4 * 60 {
+		h.step(time.Minute)
+		h.frame(frame.CompressNever, write{0, frame.OpWrite, int64(i%32) * sector, pattern(sector, byte(i))})
+		h.flush(t, w)
+		report, err := m.Thin(t.Context(), DefaultRetention)
+		if err != nil {
+			t.Fatal(err)
+		}
+		steps += report.Steps
+	}
+	// 2 h of frames to absorb in parts of 5 min, and merges of what came of it.
+	if got := len(positions(t, m)); steps > 80 || got > 120+2+5 {
+		t.Fatalf("%d generations, %d points", steps, got)
+	}
+	h.check(t, m, positions(t, m))
+}

@@ -46,19 +46,30 @@ type Extent struct {
 
 // View opens the machine's disks at a recovery point. Close it after use.
 func (m *Machine) View(ctx context.Context, p block.Position) (*View, error) {
-	m.load.Lock()
-	defer m.load.Unlock()
-	c, err := m.refresh(ctx)
+	m.hold(p) // first, so that no thinning takes the point away meanwhile
+	c, err := m.snapshot(ctx)
+	if err == nil && !c.retained(p) {
+		err = c.noPoint(p.String(), "that position is not a retained recovery point")
+	}
 	if err != nil {
+		m.letGo(p)
 		return nil, err
 	}
-	if !c.retained(p) {
-		return nil, c.noPoint(p.String(), "that position is not a retained recovery point")
-	}
-	m.mu.Lock()
-	m.views[p]++
-	m.mu.Unlock()
 	return &View{m: m, point: p, disks: c.epoch(p.Epoch).Disks, layers: c.layers(p)}, nil
+}
+
+func (m *Machine) hold(p block.Position) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.views[p]++
+}
+
+func (m *Machine) letGo(p block.Position) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.views[p]--; m.views[p] == 0 {
+		delete(m.views, p)
+	}
 }
 
 // Close gives the point back to the retention.
@@ -69,11 +80,7 @@ func (v *View) Close() error {
 		return nil
 	}
 	v.closed, v.windows, v.layers = true, nil, nil
-	v.m.mu.Lock()
-	defer v.m.mu.Unlock()
-	if v.m.views[v.point]--; v.m.views[v.point] == 0 {
-		delete(v.m.views, v.point)
-	}
+	v.m.letGo(v.point)
 	return nil
 }
 

@@ -109,8 +109,10 @@ func (s *Store) Put(ctx context.Context, key string, data []byte) error {
 // linked it may not have synced the directory yet, and the caller may now treat
 // the object as stored.
 func (s *Store) exists(key string) error {
-	if err := syncDir(filepath.Dir(s.path(key))); err != nil && classOf(err) != objstore.ErrReadOnly {
-		return s.fail("put", key, err)
+	if err := syncDir(filepath.Dir(s.path(key))); err != nil {
+		if err = s.fail("put", key, err); !errors.Is(err, objstore.ErrReadOnly) {
+			return err
+		}
 	}
 	return s.fail("put", key, fs.ErrExist)
 }

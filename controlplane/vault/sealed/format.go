@@ -153,6 +153,11 @@ func chunks(n int64) int64 { return (n + ChunkSize - 1) >> chunkShift }
 // storedLen is the length of a section of n plaintext bytes on the store.
 func storedLen(n int64) int64 { return n + chunks(n)*tagSize }
 
+// plainLen is the plaintext length of a chunk.
+func (h *Header) plainLen(s Section, chunk int64) int64 {
+	return min(ChunkSize, h.Len[s]-chunk<<chunkShift)
+}
+
 // start is where a section begins in the object.
 func (h *Header) start(s Section) int64 {
 	off := int64(HeaderSize)

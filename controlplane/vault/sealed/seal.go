@@ -82,11 +82,11 @@ func Seal(key Key, name string, kind Kind, generation uint64, s Sections) ([]byt
 
 // sealSection appends the chunks of one section.
 func (o *Opener) sealSection(out []byte, s Section, pieces [][]byte) []byte {
-	var buf [ChunkSize]byte
+	buf := make([]byte, 0, o.plainLen(s, 0))
 	c := cursor{rest: pieces}
 	for n := range chunks(o.Len[s]) {
 		nonce := nonce(s, n)
-		out = o.aead.Seal(out, nonce[:], c.next(int(o.plainLen(s, n)), buf[:0]), o.aad)
+		out = o.aead.Seal(out, nonce[:], c.next(int(o.plainLen(s, n)), buf), o.aad)
 	}
 	return out
 }
@@ -97,16 +97,16 @@ func (o *Opener) verify(sealed []byte, whole [sections][][]byte) error {
 	if err != nil || h != o.Header || h.Size() != int64(len(sealed)) {
 		return fmt.Errorf("%w: header comes back as %+v: %w", ErrMalformed, h, err)
 	}
-	var opened, gathered [ChunkSize]byte
 	rest := sealed[HeaderSize:]
 	for s, pieces := range whole {
+		opened, gathered := make([]byte, 0, h.plainLen(Section(s), 0)), make([]byte, 0, h.plainLen(Section(s), 0))
 		c := cursor{rest: pieces}
 		for n := range chunks(h.Len[s]) {
 			var chunk []byte
-			if chunk, rest, err = o.OpenChunk(opened[:0], Section(s), n, rest); err != nil {
+			if chunk, rest, err = o.OpenChunk(opened, Section(s), n, rest); err != nil {
 				return err
 			}
-			if !bytes.Equal(chunk, c.next(len(chunk), gathered[:0])) {
+			if !bytes.Equal(chunk, c.next(len(chunk), gathered)) {
 				return fmt.Errorf("%w: chunk %d of section %d", ErrAuth, n, s)
 			}
 		}
@@ -163,11 +163,6 @@ func nonce(s Section, chunk int64) (n [12]byte) {
 	n[0] = byte(s)
 	binary.BigEndian.PutUint64(n[4:], uint64(chunk))
 	return n
-}
-
-// plainLen is the plaintext length of a chunk.
-func (o *Opener) plainLen(s Section, chunk int64) int64 {
-	return min(ChunkSize, o.Len[s]-chunk<<chunkShift)
 }
 
 // OpenChunk opens the chunk that sealed begins with, appends its plaintext to dst and

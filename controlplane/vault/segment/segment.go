@@ -110,7 +110,7 @@ func Fold(lists []List) List {
 // applied. It is cheap where they do not overlap, whatever their order.
 func FromRecords(records []Segment) List {
 	sorted := slices.Clone(records)
-	slices.SortStableFunc(sorted, func(a, b Segment) int { return cmp.Compare(a.Off, b.Off) })
+	slices.SortFunc(sorted, func(a, b Segment) int { return cmp.Compare(a.Off, b.Off) })
 	out := make(List, 0, len(sorted))
 	for _, s := range sorted {
 		if n := len(out); n > 0 && s.Off < out[n-1].End {
