@@ -3,7 +3,6 @@ package pipeline
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -318,8 +317,6 @@ type plant struct {
 	committed int // of log
 	baseDone  map[block.Epoch]int
 }
-
-var errCut = errors.New("connection cut")
 
 func newPlant() *plant {
 	return &plant{base: map[block.Epoch][][]byte{}, baseDone: map[block.Epoch]int{}}

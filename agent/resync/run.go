@@ -80,8 +80,10 @@ func (r *run) open(ctx context.Context) error {
 			return fmt.Errorf("resync: disk %s (%s) cannot be opened: %w: attach it again, or take it out of protection", t.Path, t.ID, err)
 		}
 		r.disks = append(r.disks, d)
-		if size, err := d.dev.Size(); err != nil || size != t.Size {
-			return fmt.Errorf("%w: disk %s (%s) had %d bytes, now %d (%v): it needs a new epoch", ErrResized, t.Path, t.ID, t.Size, size, err)
+		if size, err := d.dev.Size(); err != nil {
+			return fmt.Errorf("%w: disk %s (%s) had %d bytes, now its size cannot be told: %w", ErrResized, t.Path, t.ID, t.Size, err)
+		} else if size != t.Size {
+			return fmt.Errorf("%w: disk %s (%s) had %d bytes, now %d: it needs a new epoch", ErrResized, t.Path, t.ID, t.Size, size)
 		}
 		if d.usage, err = d.dev.Usage(ctx); err != nil {
 			return fmt.Errorf("resync: disk %s (%s): %w", t.Path, t.ID, err)
