@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/frame"
 )
@@ -55,7 +57,7 @@ func (k known) RangeHashes(_ context.Context, _ block.DiskID, off, length, _ int
 
 // against runs the job beside dd, in turn, and reports both and their ratio.
 func against(b *testing.B, d *loopDisk, job Job, h Hasher, opt Options) {
-	var dd, ours time.Duration
+	var dd, ours, cpu time.Duration
 	for b.Loop() {
 		start := time.Now()
 		if out, err := exec.Command("dd", "if="+d.path, "of=/dev/null", "bs=1M", "iflag=direct").CombinedOutput(); err != nil {
@@ -63,16 +65,28 @@ func against(b *testing.B, d *loopDisk, job Job, h Hasher, opt Options) {
 		}
 		dd += time.Since(start)
 		start = time.Now()
+		used := cpuTime(b)
 		if _, err := Run(b.Context(), job, void{}, h, opt); err != nil {
 			b.Fatal(err)
 		}
 		ours += time.Since(start)
+		cpu += cpuTime(b) - used
 	}
 	mb := float64(benchSize) / 1e6 * float64(b.N)
 	b.ReportMetric(mb/dd.Seconds(), "dd-MB/s")
 	b.ReportMetric(mb/ours.Seconds(), "MB/s")
 	b.ReportMetric(dd.Seconds()/ours.Seconds(), "of-dd")
+	b.ReportMetric(cpu.Seconds()/float64(b.N)*(1<<30)/benchSize, "cpu-s/GiB")
 	b.ReportMetric(0, "ns/op")
+}
+
+// cpuTime is what this process used so far, kernel and user.
+func cpuTime(b *testing.B) time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func BenchmarkFull(b *testing.B) {

@@ -1,6 +1,7 @@
 package resync
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -30,7 +31,7 @@ type part struct {
 	block.Extent
 }
 
-// mounts lists the file systems on the disk, one mount of each.
+// mounts lists the file systems on the disk, one mount of each, in the disk's order.
 func (d *linuxDevice) mounts() ([]mount, error) {
 	if d.sysfs == "" {
 		return nil, nil
@@ -44,6 +45,7 @@ func (d *linuxDevice) mounts() ([]mount, error) {
 		return nil, err
 	}
 	found := onParts(string(raw), parts)
+	slices.SortFunc(found, func(a, b mount) int { return cmp.Compare(a.part.Off, b.part.Off) })
 	for i := range found {
 		found[i].between = d.between
 	}

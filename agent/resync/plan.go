@@ -47,13 +47,28 @@ func coverage(t Target, free *block.Set) (want, may *block.Set) {
 			may.Add(e.Align(block.FineGranule).Intersect(disk))
 		}
 	}
-	want = may.Clone()
+	spare := block.NewSet()
 	if free != nil {
 		for e := range free.All() {
-			want.Remove(inner(e, t.Size))
+			spare.Add(inner(e, t.Size))
 		}
 	}
-	return want, may
+	return minus(may, spare), may
+}
+
+// minus is a without b, in one walk: a dirty map and a free-space map of a million
+// extents each are nothing unusual.
+func minus(a, b *block.Set) *block.Set {
+	rest := block.NewSet()
+	for e := range a.All() {
+		at := e.Off
+		for x := range b.Within(e) {
+			rest.Add(block.Extent{Off: at, Len: x.Off - at})
+			at = x.End()
+		}
+		rest.Add(block.Extent{Off: at, Len: e.End() - at})
+	}
+	return rest
 }
 
 // inner shrinks e to whole blocks: one that is free in part is used. The short block

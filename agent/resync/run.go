@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// depth is the number of reads a disk is given at once: one keeps it idle between
-	// two reads, and from four on nothing was gained.
+	// depth is the number of reads a disk is given at once. Against dd on a disk of
+	// 1.1 GB/s, one at once reached 0.74, two 1.0, four 1.1, more no more.
 	depth = 4
 	// buffers bounds a run's memory to 16 MiB, and how far reading runs ahead of what
 	// waits: for a hash, for compression, for credit.
@@ -153,12 +153,8 @@ func (r *run) disk(ctx context.Context, d *disk) error {
 	}
 	r.log.Warn("file systems changed during the copy: free space is read as well",
 		"disk", d.Path, "id", d.ID, "before", d.usage.Layout, "after", now, "err", err)
-	rest := d.may.Clone()
-	for e := range d.want.All() {
-		rest.Remove(e)
-	}
-	d.want, d.usage = rest, Usage{Layout: wholeDisk}
-	r.meter.plan(rest.Bytes(), 0)
+	d.want, d.usage = minus(d.may, d.want), Usage{Layout: wholeDisk}
+	r.meter.plan(d.want.Bytes(), 0)
 	return r.pass(ctx, d)
 }
 
