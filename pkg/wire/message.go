@@ -154,8 +154,8 @@ func (m Frame) append(dst []byte) ([]byte, error)   { return append(dst, m.Raw..
 
 func (m *Error) append(dst []byte) ([]byte, error) {
 	short := *m
-	short.Message = short.Message[:min(len(short.Message), MaxControl/8)]
-	short.Remedy = short.Remedy[:min(len(short.Remedy), MaxControl/8)]
+	short.Message = short.Message[:min(len(short.Message), MaxControl/16)]
+	short.Remedy = short.Remedy[:min(len(short.Remedy), MaxControl/16)]
 	return appendJSON(dst, short)
 }
 
