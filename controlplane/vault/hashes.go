@@ -2,8 +2,10 @@ package vault
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
+	"github.com/understudy-dr/understudy/controlplane/objstore"
 	"github.com/understudy-dr/understudy/controlplane/vault/sealed"
 	"github.com/understudy-dr/understudy/pkg/block"
 )
@@ -187,6 +189,9 @@ func (h *hasher) known(ctx context.Context, g block.Extent) (hash block.Hash16, 
 		return hash, false, nil
 	}
 	all, err := h.view.m.hashes(ctx, from)
+	if errors.Is(err, objstore.ErrNotFound) {
+		return hash, false, nil // thinned away since it was mapped: reading finds what replaced it
+	}
 	if err != nil {
 		return hash, false, h.view.m.readError(from.key, h.disk.ID, err)
 	}

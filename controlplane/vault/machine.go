@@ -102,15 +102,15 @@ func (m *Machine) refresh(ctx context.Context) (*catalog, error) {
 	return c, nil
 }
 
-// reread reads the history from the store again, also where a writer of this process
+// reread reads the history from the store anew, also where a writer of this process
 // keeps it current: another process may have thinned it. The caller holds load.
 func (m *Machine) reread(ctx context.Context) (*catalog, error) {
-	m.mu.Lock()
-	lease := m.writing
-	m.writing, m.cat = 0, nil
-	m.mu.Unlock()
-	defer m.setWriting(lease)
-	return m.refresh(ctx)
+	c, err := m.loadAll(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("vault: reading the history of machine %s: %w", m.id, err)
+	}
+	m.publish(c)
+	return c, nil
 }
 
 // Status is where a machine stands.

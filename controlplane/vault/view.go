@@ -130,7 +130,7 @@ func (v *View) ReadAt(ctx context.Context, disk block.DiskID, p []byte, off int6
 }
 
 // readWindow reads up to the end of the window that off lies in. Where a thinning by
-// another process has replaced objects, the window is mapped anew, once.
+// another process has replaced objects, the window is mapped anew.
 func (v *View) readWindow(ctx context.Context, d Disk, p []byte, off int64) (n int, err error) {
 	err = v.retry(ctx, func() error {
 		n, err = v.tryWindow(ctx, d, p, off)
@@ -139,19 +139,21 @@ func (v *View) readWindow(ctx context.Context, d Disk, p []byte, off int64) (n i
 	return n, err
 }
 
-// retry calls fn again with new layers if objects are gone.
+// retry calls fn again with new layers while objects are gone: one thinning after the
+// other may replace them.
 func (v *View) retry(ctx context.Context, fn func() error) error {
-	err := fn()
-	if !errors.Is(err, objstore.ErrNotFound) {
-		return err
+	for attempt := 1; ; attempt++ {
+		err := fn()
+		if attempt == loadAttempts || !errors.Is(err, objstore.ErrNotFound) {
+			return err
+		}
+		if err := v.remap(ctx); err != nil {
+			return err
+		}
 	}
-	if err := v.remap(ctx); err != nil {
-		return err
-	}
-	return fn()
 }
 
-// mapped is window, with a second try where objects are gone.
+// mapped is window, tried again where objects are gone.
 func (v *View) mapped(ctx context.Context, d Disk, off int64) (w *window, err error) {
 	err = v.retry(ctx, func() error {
 		w, err = v.window(ctx, d, off)

@@ -165,6 +165,9 @@ func syncDir(dir string) error {
 
 // Get implements objstore.Store.
 func (s *Store) Get(ctx context.Context, key string, off, n int64) ([]byte, error) {
+	if err := objstore.CheckKey(key); err != nil {
+		return nil, err
+	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -201,6 +204,9 @@ func (s *Store) read(key string, off, n int64) ([]byte, error) {
 
 // Head implements objstore.Store.
 func (s *Store) Head(ctx context.Context, key string) (objstore.Info, error) {
+	if err := objstore.CheckKey(key); err != nil {
+		return objstore.Info{}, err
+	}
 	if err := ctx.Err(); err != nil {
 		return objstore.Info{}, err
 	}
@@ -235,6 +241,10 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[objstore.Info
 		dir := ""
 		if i := strings.LastIndexByte(prefix, '/'); i >= 0 {
 			dir = prefix[:i]
+			if err := objstore.CheckKey(dir); err != nil {
+				yield(objstore.Info{}, err)
+				return
+			}
 		}
 		if err := s.walk(ctx, dir, prefix, yield); err != nil && !errors.Is(err, errStop) {
 			yield(objstore.Info{}, s.fail("list", prefix, err))

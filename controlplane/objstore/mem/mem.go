@@ -92,6 +92,9 @@ func (s *Store) Put(ctx context.Context, key string, data []byte) error {
 
 // Get implements objstore.Store.
 func (s *Store) Get(ctx context.Context, key string, off, n int64) ([]byte, error) {
+	if err := objstore.CheckKey(key); err != nil {
+		return nil, err
+	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -111,6 +114,9 @@ func (s *Store) Get(ctx context.Context, key string, off, n int64) ([]byte, erro
 
 // Head implements objstore.Store.
 func (s *Store) Head(ctx context.Context, key string) (objstore.Info, error) {
+	if err := objstore.CheckKey(key); err != nil {
+		return objstore.Info{}, err
+	}
 	if err := ctx.Err(); err != nil {
 		return objstore.Info{}, err
 	}

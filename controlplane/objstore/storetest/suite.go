@@ -164,6 +164,10 @@ func absentObjects(t *testing.T, s objstore.Store) {
 func badKeys(t *testing.T, s objstore.Store) {
 	for _, key := range []string{"", "/a", "a/", "a//b", "../a", "a/../b", ".tmp/a", "A", "a b", "a\x00b", string(make([]byte, objstore.MaxKeyLen+1))} {
 		want(t, s.Put(t.Context(), key, nil), objstore.ErrBadKey)
+		_, getErr := s.Get(t.Context(), key, 0, -1)
+		want(t, getErr, objstore.ErrBadKey)
+		_, headErr := s.Head(t.Context(), key)
+		want(t, headErr, objstore.ErrBadKey)
 	}
 }
 
