@@ -83,7 +83,7 @@ func TestThinningKeepsWhatItKeeps(t *testing.T) {
 	end := r.untilPoint(time.Now())
 	before := r.points(time.Time{}, end)
 	first := r.recoverAll(before)
-	r.must(r.machine.KeepEvery(t.Context(), 5*time.Second))
+	r.must(r.machine.KeepAll(t.Context(), 5*time.Second))
 	var after []lab.Point
 	r.must(lab.Until(t.Context(), 60*time.Second, "thinning", func() (bool, error) {
 		after = r.points(time.Time{}, end)

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -56,32 +57,47 @@ func (m *Machine) Points(ctx context.Context, from, to time.Time) ([]Point, erro
 
 // Recovered is what a test failover made.
 type Recovered struct {
-	Point Point
-	Dir   string
+	ID     string `json:"id"`
+	Point  Point  `json:"point"`
+	Dir    string `json:"dir"`
+	Copies []struct {
+		Name string `json:"name"` // the disk's stable name
+		File string `json:"file"`
+	} `json:"copies"`
 }
 
 // Recover materialises all disks of the machine at a point into dir.
 func (m *Machine) Recover(ctx context.Context, point, dir string) (Recovered, error) {
-	r := Recovered{Dir: dir}
+	var r Recovered
 	err := m.site.Ask(ctx, &r, "failover", "test", m.ID(), "--point", point, "--to", dir)
 	return r, err
+}
+
+// CleanUp removes what a test failover made, with the verb for it.
+func (m *Machine) CleanUp(ctx context.Context, r Recovered) error {
+	_, err := m.site.CLI(ctx, "failover", "cleanup", r.ID)
+	return err
 }
 
 // Files finds the recovered file of each disk.
 func (r Recovered) Files(disks []*Disk) (map[string]string, error) {
 	files := map[string]string{}
 	for _, d := range disks {
-		files[d.Name] = filepath.Join(r.Dir, d.Stable+".raw")
-		if _, err := os.Stat(files[d.Name]); err != nil {
-			return nil, fmt.Errorf("disk %s (%s) was not recovered: %w", d.Name, d.Stable, err)
+		for _, c := range r.Copies {
+			if c.Name == d.Stable {
+				files[d.Name] = c.File
+			}
+		}
+		if files[d.Name] == "" {
+			return nil, fmt.Errorf("disk %s (%s) is not among the recovered: %+v", d.Name, d.Stable, r.Copies)
 		}
 	}
 	return files, nil
 }
 
-// KeepEvery makes the machines' policy keep one point in each span, and nothing finer.
-func (m *Machine) KeepEvery(ctx context.Context, span time.Duration) error {
-	_, err := m.site.CLI(ctx, "policy", "set", "default", "--keep", "360h@"+span.String())
+// KeepAll makes the machines' policy keep every point up to this age, then one an hour.
+func (m *Machine) KeepAll(ctx context.Context, age time.Duration) error {
+	_, err := m.site.CLI(ctx, "policy", "set", "default", "--keep", "all:"+age.String())
 	return err
 }
 
@@ -89,7 +105,8 @@ func (m *Machine) KeepEvery(ctx context.Context, span time.Duration) error {
 // of NBD would.
 func (m *Machine) CopyServed(ctx context.Context, d *Disk, point, file string) error {
 	socket := m.site.lab.Path("nbd.sock")
-	p := m.site.lab.NewProcess("nbd", filepath.Join(m.site.bin, "understudy"), "disk", "serve", m.ID(), d.Stable, "--point", point, "--listen", "unix:"+socket)
+	p := m.site.lab.NewProcess("nbd", filepath.Join(m.site.bin, "understudy"), "disk", "serve", m.ID(), d.Stable,
+		"--point", point, "--listen", "unix:"+socket, "--data", m.site.Data)
 	if err := p.Start(); err != nil {
 		return err
 	}
@@ -97,6 +114,6 @@ func (m *Machine) CopyServed(ctx context.Context, d *Disk, point, file string) e
 	if err := Until(ctx, 10*time.Second, "NBD socket", func() (bool, error) { _, err := os.Stat(socket); return err == nil, nil }); err != nil {
 		return fmt.Errorf("%w%s", err, p.Tail())
 	}
-	_, err := run(ctx, "nbdcopy", "nbd+unix:///?socket="+socket, file)
-	return err
+	_, err := run(ctx, "nbdcopy", "nbd+unix:///"+d.Stable+"?socket="+socket, file)
+	return errors.Join(err, p.Stop(10*time.Second))
 }

@@ -211,17 +211,6 @@ func (s *stage) note(e relay.Event) {
 	s.events = append(s.events, e)
 }
 
-func (s *stage) saw(kind relay.EventType) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, e := range s.events {
-		if e.Type == kind {
-			return true
-		}
-	}
-	return false
-}
-
 // ship runs a client for j until the test, or the returned function, ends it.
 func (s *stage) ship(j *journal, change func(*ship.Config)) (*ship.Client, func()) {
 	conf := ship.Config{

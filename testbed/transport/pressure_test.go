@@ -185,3 +185,23 @@ func TestManyMachines(t *testing.T) {
 		s.arrived(j)
 	}
 }
+
+// TestTwoOfOneIdentity: a clone of a protected machine stays outside with a reason, and
+// the machine itself goes on undisturbed.
+func TestTwoOfOneIdentity(t *testing.T) {
+	s, j := newStage(t, nil), newJournal(t)
+	j.begin(frame.ReasonInitial)
+	first, _ := s.ship(j, nil)
+	eventually(t, "the first is connected", func() bool { return first.Stats().Connected })
+	clone, _ := s.ship(j, nil)
+	eventually(t, "the clone knows why", func() bool {
+		return strings.Contains(clone.Stats().LastError, string(wire.CodeIdentityInUse)) && strings.Contains(clone.Stats().LastError, "enrol")
+	})
+	for range 20 {
+		j.write(4096)
+	}
+	s.arrived(j)
+	if st := first.Stats(); st.Sessions != 1 || clone.Stats().Sessions != 0 {
+		t.Errorf("the first had %d sessions, the clone %d", st.Sessions, clone.Stats().Sessions)
+	}
+}

@@ -18,7 +18,6 @@ type proxy struct {
 	budget map[direction]int // absent: unlimited
 	passed map[direction]int
 	cuts   int
-	downed bool
 }
 
 type direction string
@@ -51,9 +50,6 @@ func (p *proxy) accept() {
 			continue
 		}
 		p.mu.Lock()
-		if p.downed {
-			_, _ = a.Close(), b.Close()
-		}
 		p.open[a], p.open[b] = struct{}{}, struct{}{}
 		p.mu.Unlock()
 		go p.pass(up, b, a)
