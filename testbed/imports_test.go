@@ -45,7 +45,6 @@ var rules = []rule{
 	{from: ours("controlplane/vault"), never: ours("controlplane/relay", "controlplane/recovery"), why: "the vault serves both and knows neither"},
 	{from: ours("controlplane/failover"), never: ours("controlplane/relay", "controlplane/push", "controlplane/api", "controlplane/web"), why: "the driver knows Plan and Step, never the product"},
 	{from: everything, never: ours("controlplane/api"), main: module + "controlplane", why: "nothing but main imports api"},
-	{from: everything, never: []string{"log"}, why: "log/slog, injected"},
 }
 
 func TestImports(t *testing.T) {
