@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -84,9 +85,10 @@ func newVaultRebuild(o *operator) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rebuild",
 		Short: "Make the inventory anew from the vault alone",
-		Long: `Writes every machine that the vault knows, with its disks, into the inventory of the
-data directory, which is made if it is gone. Machines that are known already stay as
-they are. No disk is protected by it, and every point can be recovered at once.
+		Long: `Writes every machine that the vault knows, with its disks, its policy and which disks
+are protected, into the inventory of the data directory, which is made if it is gone.
+Machines and policies that are known already stay as they are. Every point can be
+recovered at once.
 
 The control plane must not run meanwhile. If its certificate authority (DATA/pki) was
 lost too, enrol each machine again: understudy token create --machine ID keeps its
@@ -127,6 +129,7 @@ func runVaultRebuild(ctx context.Context, data string, place vaultPlace, out *pr
 		return err
 	}
 	defer release()
+	anew := !exists(filepath.Join(data, inventoryName))
 	inv, err := openInventory(ctx, data, log)
 	if err != nil {
 		return err
@@ -138,7 +141,7 @@ func runVaultRebuild(ctx context.Context, data string, place vaultPlace, out *pr
 	}
 	machines := make([]rebuilt, 0, len(told))
 	for _, t := range told {
-		m, err := adopt(ctx, inv, t)
+		m, err := adopt(ctx, inv, t, anew)
 		if err != nil {
 			return err
 		}
@@ -152,8 +155,9 @@ func runVaultRebuild(ctx context.Context, data string, place vaultPlace, out *pr
 	})
 }
 
-// adopt writes a machine of the vault into the inventory.
-func adopt(ctx context.Context, inv *inventory.Inventory, t vault.Protected) (rebuilt, error) {
+// adopt writes a machine of the vault into the inventory. In one that is made anew the
+// policies are the vault's, too; else those that are there stand.
+func adopt(ctx context.Context, inv *inventory.Inventory, t vault.Protected, anew bool) (rebuilt, error) {
 	r := rebuilt{ID: t.Machine, Hostname: "unknown-" + t.Machine.String()[:8], Points: t.Status.Points, Damage: t.Damage}
 	a, err := parseAbout(t.About)
 	if err != nil {
@@ -172,11 +176,13 @@ func adopt(ctx context.Context, inv *inventory.Inventory, t vault.Protected) (re
 		}
 	}
 	r.Disks = len(disks)
-	if r.Adopted, err = inv.Adopt(ctx, t.Machine, r.Hostname, disks); err != nil || !r.Adopted {
+	if r.Adopted, err = inv.Adopt(ctx, t.Machine, r.Hostname, disks, a.Protected); err != nil || !r.Adopted || a.Policy.Name == "" {
 		return r, err
 	}
-	if _, err := inv.Policy(ctx, a.Policy); err != nil {
-		return r, nil // the policy is not there any more: the default one it is
+	if _, err := inv.Policy(ctx, a.Policy.Name); anew || problem.CodeOf(err) == problem.NotFound {
+		if _, err := inv.SetPolicy(ctx, a.Policy); err != nil {
+			return r, err
+		}
 	}
-	return r, inv.SetMachinePolicy(ctx, t.Machine, a.Policy)
+	return r, inv.SetMachinePolicy(ctx, t.Machine, a.Policy.Name)
 }

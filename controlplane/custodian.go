@@ -12,8 +12,11 @@ import (
 	"github.com/understudy-dr/understudy/pkg/block"
 )
 
-// tendEvery is how often the custodian goes round.
-const tendEvery = 30 * time.Second
+// How often the custodian looks for what is new of machines, and thins their points.
+const (
+	lookEvery = 5 * time.Second
+	thinEvery = 30 * time.Second
+)
 
 // custodian looks after the vault: it thins each machine's points by its policy, and
 // writes beside its history what an inventory rebuilt from the vault needs.
@@ -21,12 +24,13 @@ type custodian struct {
 	vault     *vault.Vault
 	inventory *inventory.Inventory
 	log       *slog.Logger
-	wrote     map[block.MachineID]about // what the vault has
+	wrote     map[block.MachineID]string // what the vault has
+	thinned   time.Time
 }
 
 func (c *custodian) run(ctx context.Context) {
-	c.wrote = make(map[block.MachineID]about)
-	tick := time.NewTicker(tendEvery)
+	c.wrote = make(map[block.MachineID]string)
+	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
 		select {
@@ -50,16 +54,30 @@ func (c *custodian) round(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	retention := make(map[string]vault.Retention, len(policies))
+	followed := make(map[string]inventory.Policy, len(policies))
 	for _, p := range policies {
-		retention[p.Name] = retentionOf(p.Retention)
+		followed[p.Name] = p
+	}
+	thin := time.Since(c.thinned) >= thinEvery
+	if thin {
+		c.thinned = time.Now()
 	}
 	var errs error
 	for _, m := range machines {
 		if ctx.Err() != nil {
 			break
 		}
-		errs = errors.Join(errs, c.tend(ctx, m, retention[m.Policy]))
+		history, err := c.vault.Machine(ctx, m.ID)
+		if errors.Is(err, vault.ErrNoMachine) {
+			continue
+		}
+		if err == nil {
+			err = c.describe(ctx, history, m, followed[m.Policy])
+		}
+		if err == nil && thin {
+			_, err = history.Thin(ctx, retentionOf(followed[m.Policy].Retention))
+		}
+		errs = errors.Join(errs, err)
 	}
 	return errs
 }
@@ -72,24 +90,19 @@ func retentionOf(r inventory.Retention) vault.Retention {
 	}
 }
 
-func (c *custodian) tend(ctx context.Context, m inventory.Machine, r vault.Retention) error {
-	history, err := c.vault.Machine(ctx, m.ID)
-	if errors.Is(err, vault.ErrNoMachine) {
-		return nil
-	}
+// describe writes beside the machine's history what changed of the machine.
+func (c *custodian) describe(ctx context.Context, history *vault.Machine, m inventory.Machine, p inventory.Policy) error {
+	wanted, err := c.inventory.Desired(ctx, m.ID)
 	if err != nil {
 		return err
 	}
-	if now := (about{m.Hostname, m.Policy}); c.wrote[m.ID] != now {
-		text, err := json.Marshal(now)
-		if err != nil {
-			return err
-		}
-		if err := history.SaveAbout(ctx, text); err != nil {
-			return err
-		}
-		c.wrote[m.ID] = now
+	text, err := json.Marshal(about{Hostname: m.Hostname, Policy: p, Protected: wanted.Disks})
+	if err != nil || c.wrote[m.ID] == string(text) {
+		return err
 	}
-	_, err = history.Thin(ctx, r)
-	return err
+	if err := history.SaveAbout(ctx, text); err != nil {
+		return err
+	}
+	c.wrote[m.ID] = string(text)
+	return nil
 }

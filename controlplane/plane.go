@@ -56,9 +56,21 @@ func newPlane(ctx context.Context, o *serveOptions, log *slog.Logger) (_ *plane,
 	if err != nil {
 		return nil, errors.Join(err, p.inventory.Close())
 	}
+	p.warnOfLostInventory(ctx)
 	p.driver = failover.NewDriver(p.inventory, failover.Plans(p.inventory, p.past, p.past), "control plane", log)
 	p.events = newRelayEvents(p.inventory, log)
 	return p, nil
+}
+
+// warnOfLostInventory tells of a vault with machines beside an inventory without any.
+func (p *plane) warnOfLostInventory(ctx context.Context) {
+	known, err := p.inventory.Machines(ctx)
+	if err != nil || len(known) > 0 {
+		return // the vault knows removed machines, too: only an empty inventory is telling
+	}
+	if stored, err := p.past.vault.Machines(ctx); err == nil && len(stored) > 0 {
+		p.log.Warn("the vault has machines and the inventory has none: if it was lost, stop, and run understudy vault rebuild", "machines", len(stored))
+	}
 }
 
 func (p *plane) close() {

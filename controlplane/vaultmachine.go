@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"strings"
 
+	"github.com/understudy-dr/understudy/controlplane/inventory"
 	"github.com/understudy-dr/understudy/controlplane/vault"
 	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/problem"
@@ -13,8 +14,9 @@ import (
 // about is what the vault keeps of a machine besides its history, for those who have
 // nothing but the vault.
 type about struct {
-	Hostname string `json:"hostname"`
-	Policy   string `json:"policy"`
+	Hostname  string           `json:"hostname"`
+	Policy    inventory.Policy `json:"policy"`
+	Protected []block.DiskID   `json:"protected"`
 }
 
 func readAbout(ctx context.Context, m *vault.Machine) (about, error) {

@@ -121,6 +121,12 @@ func (f *Failovers) Start(ctx context.Context, r Request) (Failover, error) {
 	if r.Dir == "" {
 		r.Dir = filepath.Join(f.dir, fmt.Sprintf("%s-%s", r.Machine, time.Now().UTC().Format("20060102T150405.000")))
 	}
+	if other, used, err := f.userOf(ctx, r.Dir, ""); err != nil {
+		return Failover{}, err
+	} else if used {
+		return Failover{}, problem.New(problem.Exists, "choose another directory, or first: understudy failover cleanup "+other.ID,
+			"%s holds the copies of failover %s", r.Dir, other.ID)
+	}
 	if _, err := f.points.Resolve(ctx, r.Machine, r.Point); err != nil {
 		return Failover{}, err
 	}
@@ -145,6 +151,22 @@ func check(r Request) error {
 	return nil
 }
 
+// userOf finds the failover whose copies are, or are becoming, those in a directory.
+// One that failed does not count: another may go on with what it left.
+func (f *Failovers) userOf(ctx context.Context, dir, except string) (Failover, bool, error) {
+	all, err := f.List(ctx, block.MachineID{})
+	if err != nil {
+		return Failover{}, false, err
+	}
+	i := slices.IndexFunc(all, func(o Failover) bool {
+		return o.ID != except && o.Dir == dir && o.Status != inventory.JobFailed && o.Status != inventory.JobCleaned
+	})
+	if i < 0 {
+		return Failover{}, false, nil
+	}
+	return all[i], true, nil
+}
+
 // Clean queues the removal of what a failover made. A failover that is to take over is
 // removed only by force: its copy may be all that is left of the machine's newest data.
 func (f *Failovers) Clean(ctx context.Context, id string, force bool, askedBy string) (inventory.Job, error) {
@@ -164,6 +186,11 @@ func (f *Failovers) Clean(ctx context.Context, id string, force bool, askedBy st
 	case v.Kind == Run && !force:
 		return job, problem.New(problem.Conflict, "if nothing runs from these copies and nothing on them is needed: understudy failover cleanup --force "+id,
 			"failover %s was no test: its copies in %s may be in use", id, v.Dir)
+	}
+	if other, used, err := f.userOf(ctx, v.Dir, id); err != nil {
+		return job, err
+	} else if used {
+		return job, problem.New(problem.Conflict, "to remove those: understudy failover cleanup "+other.ID, "%s holds the copies of failover %s by now", v.Dir, other.ID)
 	}
 	busy, err := f.inventory.Jobs(ctx, inventory.JobFilter{Machine: job.Machine, Kinds: []string{string(Cleanup)}})
 	if err != nil {

@@ -12,7 +12,6 @@ import (
 
 	"github.com/understudy-dr/understudy/controlplane/inventory"
 	"github.com/understudy-dr/understudy/pkg/block"
-	"github.com/understudy-dr/understudy/pkg/desired"
 	"github.com/understudy-dr/understudy/pkg/problem"
 )
 
@@ -91,7 +90,7 @@ func newRig(t *testing.T) *rig {
 	}
 	t.Cleanup(func() { _ = inv.Close() })
 	r := &rig{t: t, vault: &vault{}, inventory: inv, machine: block.NewMachineID()}
-	if _, err := inv.Adopt(t.Context(), r.machine, "web1", []desired.Disk{}); err != nil {
+	if _, err := inv.Adopt(t.Context(), r.machine, "web1", nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	r.restart()
@@ -309,5 +308,36 @@ func TestJobOfAnotherVersionIsNotGuessedAt(t *testing.T) {
 	defer r.run()()
 	if j = r.ended(j.ID); j.Status != inventory.JobFailed || !strings.Contains(j.Problem.Detail, "another version") {
 		t.Fatalf("%+v", j)
+	}
+}
+
+func TestDirectoryBelongsToOneFailover(t *testing.T) {
+	r := newRig(t)
+	start := func(dir string) (Failover, error) {
+		return r.Start(t.Context(), Request{Kind: Test, Machine: r.machine, Dir: dir})
+	}
+	first, err := start("/copies")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = start("/copies")
+	want(t, err, problem.Exists, "/copies", first.ID)
+	r.vault.fail = func(attempt int) error {
+		if attempt == 1 {
+			return problem.New(problem.Conflict, "free some", "no space")
+		}
+		return nil
+	}
+	defer r.run()()
+	r.ended(first.ID)
+	second, err := start("/copies") // goes on with what the first left
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.ended(second.ID)
+	_, err = r.Clean(t.Context(), first.ID, true, "admin")
+	want(t, err, problem.Conflict, second.ID)
+	if _, err = r.Clean(t.Context(), second.ID, false, "admin"); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -22,7 +22,7 @@ func crowd(b *testing.B, n int) (*Inventory, []block.MachineID) {
 	ids := make([]block.MachineID, n)
 	for i := range ids {
 		ids[i] = block.NewMachineID()
-		if _, err := inv.Adopt(b.Context(), ids[i], fmt.Sprint("web", i), nil); err != nil {
+		if _, err := inv.Adopt(b.Context(), ids[i], fmt.Sprint("web", i), nil, nil); err != nil {
 			b.Fatal(err)
 		}
 		if _, err := inv.Record(b.Context(), ids[i], steady(i)); err != nil {

@@ -231,7 +231,7 @@ func TestAdopt(t *testing.T) {
 	inv, _ := open(t)
 	id := block.NewMachineID()
 	for i, wantNew := range []bool{true, false} {
-		adopted, err := inv.Adopt(t.Context(), id, "web1", []desired.Disk{disk("a")})
+		adopted, err := inv.Adopt(t.Context(), id, "web1", []desired.Disk{disk("a")}, nil)
 		if err != nil || adopted != wantNew {
 			t.Fatalf("time %d: %v, %v", i+1, adopted, err)
 		}

@@ -90,8 +90,9 @@ func (inv *Inventory) RemoveMachine(ctx context.Context, id block.MachineID) err
 }
 
 // Adopt writes down a machine that the vault knows and the inventory does not, with
-// its disks, none of them protected. It reports whether the machine was unknown.
-func (inv *Inventory) Adopt(ctx context.Context, id block.MachineID, hostname string, disks []desired.Disk) (bool, error) {
+// its disks and which of them shall be protected: agents go on as they were. It
+// reports whether the machine was unknown.
+func (inv *Inventory) Adopt(ctx context.Context, id block.MachineID, hostname string, disks []desired.Disk, protected []block.DiskID) (bool, error) {
 	adopted := false
 	err := inv.update(ctx, func(tx *sql.Tx) error {
 		known, err := list(ctx, tx, scanMachine, selectMachine+" WHERE id = ?", id.String())
@@ -107,6 +108,11 @@ func (inv *Inventory) Adopt(ctx context.Context, id block.MachineID, hostname st
 		}
 		if _, err := exec(ctx, tx, "UPDATE disks SET present = 0 WHERE machine = ?", id.String()); err != nil {
 			return err
+		}
+		for _, d := range protected {
+			if _, err := exec(ctx, tx, "UPDATE disks SET protected_at = ? WHERE machine = ? AND id = ?", nanos(inv.now()), id.String(), d.String()); err != nil {
+				return err
+			}
 		}
 		return inv.addEvent(ctx, tx, id, desired.Event{Type: "adopted", Severity: desired.Info,
 			Message: "machine " + hostname + " was read from the vault",

@@ -31,6 +31,9 @@ func (inv *Inventory) Record(ctx context.Context, machine block.MachineID, r des
 		if refused, err = inv.succeed(ctx, tx, m, r); err != nil || refused != nil {
 			return err
 		}
+		if m, err = catchUp(ctx, tx, m, r); err != nil {
+			return err
+		}
 		reply = desired.ReportReply{Generation: m.Generation, Time: inv.now().UTC()}
 		return inv.take(ctx, tx, m, r)
 	})
@@ -38,6 +41,20 @@ func (inv *Inventory) Record(ctx context.Context, machine block.MachineID, r des
 		err = refused
 	}
 	return reply, err
+}
+
+// catchUp brings our numbers past those that the agent has seen: an inventory that was
+// rebuilt, or restored from a backup, counts from further back, and the agent would
+// take its next requests for old ones.
+func catchUp(ctx context.Context, tx *sql.Tx, m Machine, r desired.Report) (Machine, error) {
+	if r.Generation > m.Generation {
+		m.Generation = r.Generation + 1
+	}
+	if p := r.Protection; p != nil && p.Resync > m.Resync {
+		m.Resync = p.Resync
+	}
+	_, err := exec(ctx, tx, "UPDATE machines SET generation = ?1, resync = ?2 WHERE id = ?3 AND (generation <> ?1 OR resync <> ?2)", m.Generation, m.Resync, m.ID.String())
+	return m, err
 }
 
 // take keeps the report and what follows from it.

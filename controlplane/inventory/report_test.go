@@ -68,7 +68,7 @@ func TestProtectAndItsRefusals(t *testing.T) {
 func TestProtectOfADiskThatIsGone(t *testing.T) {
 	inv, _ := open(t)
 	id := block.NewMachineID()
-	if _, err := inv.Adopt(t.Context(), id, "web1", []desired.Disk{disk("a")}); err != nil {
+	if _, err := inv.Adopt(t.Context(), id, "web1", []desired.Disk{disk("a")}, nil); err != nil {
 		t.Fatal(err)
 	}
 	_, err := inv.Protect(t.Context(), id, []string{"a"}, "")
@@ -264,6 +264,28 @@ func TestRecordKeepsEventsAndRefusesNonsense(t *testing.T) {
 	want(t, err, problem.VersionUnknown, "99")
 	_, err = inv.Record(t.Context(), block.NewMachineID(), report("x"))
 	want(t, err, problem.MachineUnknown)
+}
+
+// TestRebuiltInventoryOvertakesTheAgents: an agent that has seen higher numbers must
+// not take the next request for an old one.
+func TestRebuiltInventoryOvertakesTheAgents(t *testing.T) {
+	inv, _ := open(t)
+	id := block.NewMachineID()
+	if _, err := inv.Adopt(t.Context(), id, "web1", []desired.Disk{disk("a")}, []block.DiskID{disk("a").ID}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := inv.Desired(t.Context(), id)
+	if err != nil || len(s.Disks) != 1 {
+		t.Fatal("protection did not survive", s, err)
+	}
+	r := report("x", disk("a"))
+	r.Generation, r.Protection = 41, &desired.Protection{Phase: desired.PhaseSteady, Epoch: 3, Resync: 7}
+	if reply := record(t, inv, id, r); reply.Generation <= 41 {
+		t.Error("generation", reply.Generation)
+	}
+	if n, err := inv.Resync(t.Context(), id); err != nil || n != 8 {
+		t.Error("resync", n, err)
+	}
 }
 
 // TestNoisyAgentIsRestrained: whoever took over a machine cannot fill the inventory.

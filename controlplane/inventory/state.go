@@ -97,6 +97,8 @@ func state(f Facts) State {
 	switch {
 	case len(f.Wanted) == 0:
 		return Unprotected
+	case p != nil && p.Phase == desired.PhaseEnabling && p.Epoch > 0 && p.Epoch == f.Replication.PointEpoch:
+		return Protected // a restarted agent takes up an epoch that the kernel went on capturing
 	case p == nil || p.Phase == desired.PhaseEnabling || p.Phase == desired.PhaseFailed || !covers(p.Disks, f.Wanted):
 		return unlessRecoverable(f, Enabling)
 	case p.Phase != desired.PhaseMapOnly && offered(f):
