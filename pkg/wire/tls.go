@@ -173,12 +173,12 @@ func alertOf(err error) int {
 	if errors.As(err, &q) && q.Remote && q.ErrorCode.IsCryptoError() {
 		return int(q.ErrorCode & 0xff)
 	}
-	if text := err.Error(); strings.Contains(text, "remote error: tls: ") {
-		for n := range refusals {
-			if strings.Contains(text, "remote error: "+tls.AlertError(n).Error()) {
-				return n
-			}
+	best, words := 0, ""
+	for n := range refusals {
+		// The longest match: one alert's words are the beginning of another's.
+		if w := "remote error: " + tls.AlertError(n).Error(); len(w) > len(words) && strings.Contains(err.Error(), w) {
+			best, words = n, w
 		}
 	}
-	return 0
+	return best
 }

@@ -40,7 +40,7 @@ func (s *Spool) rotate() error {
 		return err
 	}
 	s.mu.Lock()
-	s.active = seg
+	s.active, s.left = seg, seg.room()
 	s.segments[id] = seg
 	s.nextID++
 	s.disk += seg.size

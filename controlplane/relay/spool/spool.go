@@ -109,6 +109,7 @@ type Spool struct {
 	active   *segment
 	nextID   uint64
 	disk     int64    // bytes of all segments
+	left     int64    // bytes that still go into the active one
 	spares   []string // files to use again
 	live     int64    // bytes of entries not freed
 	failed   bool     // Trouble was reported
@@ -258,6 +259,7 @@ func (s *Spool) attempt(batch []pending) (int, error) {
 	for i, p := range batch[:n] {
 		s.place(p.entry, s.active, at[i])
 	}
+	s.left = s.active.room()
 	s.mu.Unlock()
 	return n, nil
 }
@@ -295,7 +297,7 @@ func (s *Spool) persist(frames [][]byte) ([]int64, error) {
 func (s *Spool) retire(end int64) {
 	s.mu.Lock()
 	seg := s.active
-	s.active = nil
+	s.active, s.left = nil, 0
 	s.mu.Unlock()
 	if err := seg.end(end); err != nil {
 		s.opts.Log.Warn("spool segment not ended", "path", seg.path, "err", err)
@@ -368,9 +370,7 @@ func (s *Spool) Usage() Usage {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	free := s.opts.Limit - s.disk
-	if s.active != nil {
-		free += s.active.room()
-	}
+	free += s.left
 	return Usage{Live: s.live, Queued: len(s.queue), Disk: s.disk + int64(len(s.spares))*s.opts.Segment, Free: max(free, 0), Limit: s.opts.Limit, Segments: len(s.segments), Failing: s.failed}
 }
 
