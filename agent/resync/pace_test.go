@@ -80,13 +80,15 @@ func drive(t *testing.T, d *simDisk, limit func() int64, total, measured time.Du
 		time.Sleep(time.Duration(n)) // a byte a nanosecond
 		d.mu.Lock()
 		d.read += n
-		d.mu.Unlock()
 		if time.Since(start) > total-measured {
 			done += n
 		} else {
 			d.peak = 0
 		}
+		d.mu.Unlock()
 	}
+	cancel()
+	synctest.Wait() // the pacer is done with the disk
 	return float64(done) / measured.Seconds()
 }
 
