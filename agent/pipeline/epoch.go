@@ -97,7 +97,7 @@ func (p *Pipeline) begin(ctx context.Context, now time.Time) error {
 	}
 	p.more = false
 	p.gens.hold(now)
-	next := p.next(p.doubt, disks, stretch)
+	next := p.next(p.doubt, disks, stretch, now)
 	m, err := p.beginMark(p.doubt, next, disks)
 	if err != nil {
 		return err
@@ -120,17 +120,17 @@ func (p *Pipeline) open(ctx context.Context, next State, m frame.Mark, now time.
 		}
 		return fmt.Errorf("pipeline: machine %s: beginning epoch %d: %w", p.Machine, next.Epoch, err)
 	}
-	p.doubt, p.phase, p.since, p.base = nil, desired.PhaseBase, now, baseline{}
+	p.doubt, p.phase, p.base = nil, desired.PhaseBase, baseline{}
 	p.countEpoch(next.Reason)
 	p.Log.InfoContext(ctx, "epoch begins", "epoch", next.Epoch, "reason", next.Reason, "method", method(next.Copies), "position", p.w.at)
 	return nil
 }
 
 // next is the state at the beginning of the next epoch.
-func (p *Pipeline) next(d *doubt, disks []block.DiskID, stretch capture.Armed) State {
+func (p *Pipeline) next(d *doubt, disks []block.DiskID, stretch capture.Armed, now time.Time) State {
 	copies := p.State.plan(disks, d.whole)
 	next := State{
-		Machine: p.Machine, Epoch: p.w.at.Epoch + 1, Reason: d.reason, Began: p.w.at.Seq + 1,
+		Machine: p.Machine, Epoch: p.w.at.Epoch + 1, Reason: d.reason, Since: now, Began: p.w.at.Seq + 1,
 		Stretch: stretch, Copies: copies, Disks: disks, Known: addNew(p.State.Known, disks),
 		Resync: max(p.State.Resync, p.wished.Resync),
 	}

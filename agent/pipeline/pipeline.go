@@ -79,7 +79,6 @@ type Pipeline struct {
 	wished  desired.State
 	disks   map[block.DiskID]*disk
 	more    bool      // the record taken last goes on in the next one
-	since   time.Time // the epoch's beginning
 
 	spooled, committed block.Seq
 	base               baseline
@@ -227,8 +226,7 @@ func (p *Pipeline) goOn(ctx context.Context) error {
 	if err := p.Source.Advance(p.w.ringPos); err != nil {
 		return fmt.Errorf("pipeline: machine %s: taking up the ring: %w", p.Machine, err)
 	}
-	p.since = p.Now()
-	p.gens.hold(p.since)
+	p.gens.hold(p.Now())
 	if p.State.Complete > p.w.at.Seq { // intended, not done: the frames are all spooled
 		p.State.Complete, p.State.Copy, p.State.Cursor = 0, len(p.State.Copies), resync.Cursor{}
 	}

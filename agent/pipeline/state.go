@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"slices"
+	"time"
 
 	"github.com/understudy-dr/understudy/agent/capture"
 	"github.com/understudy-dr/understudy/agent/resync"
@@ -17,6 +18,7 @@ type State struct {
 	Machine block.MachineID `json:"machine"`
 	Epoch   block.Epoch     `json:"epoch"`
 	Reason  frame.Reason    `json:"reason"`
+	Since   time.Time       `json:"since"` // when the epoch began
 	// Stretch is the stretch of unbroken capture that the epoch consists of.
 	Stretch capture.Armed `json:"stretch"`
 	// Began is the sequence number of the epoch's begin mark; Complete that of its

@@ -46,7 +46,7 @@ func (p *Pipeline) publish(now time.Time) {
 		return
 	}
 	s := &desired.Protection{
-		Phase: p.phase, Epoch: p.State.Epoch, Since: p.since, Reason: string(p.State.Reason), Resync: p.State.Resync,
+		Phase: p.phase, Epoch: p.State.Epoch, Since: p.State.Since, Reason: string(p.State.Reason), Resync: p.State.Resync,
 		LastSeq: p.w.at.Seq, Spooled: p.spooled, Committed: p.committed,
 		Captured: p.captured, Churn: p.rate.perSecond(now), Dirty: p.dirtyBytes(),
 	}
