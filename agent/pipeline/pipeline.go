@@ -78,7 +78,7 @@ type Pipeline struct {
 	damaged error  // what the journal cannot give any more
 	wished  desired.State
 	disks   map[block.DiskID]*disk
-	more    bool      // the record taken last goes on in the next one
+	more    bool // the record taken last goes on in the next one
 
 	spooled, committed block.Seq
 	base               baseline
