@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -289,7 +290,8 @@ func TestTwoThinnings(t *testing.T) {
 	if err := store.Put(t.Context(), inProgress, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.Thin(t.Context(), DefaultRetention); err != nil {
+	_, next := reopen(t, store, h) // a process's first thinning looks for garbage
+	if _, err := next.Thin(t.Context(), DefaultRetention); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := store.Head(t.Context(), inProgress); err != nil {
@@ -354,4 +356,59 @@ func TestThinningHasPatience(t *testing.T) {
 		t.Fatalf("%d generations, %d points", steps, got)
 	}
 	h.check(t, m, positions(t, m))
+}
+
+// TestAThinningThatSlept for so many generations that the name of its own is free
+// again must not believe that it made the newest manifest.
+func TestAThinningThatSlept(t *testing.T) {
+	store := mem.New()
+	faulty := storetest.NewFaulty(store)
+	h, m := hourly(t, faulty, 6)
+	_, elsewhere := reopen(t, store, h)
+	slept := false
+	faulty.SetRule(func(c storetest.Call) storetest.Fault {
+		if c.Op == "put" && strings.Contains(c.Key, "/manifest/") && !slept {
+			slept = true
+			if _, err := elsewhere.Thin(t.Context(), DefaultRetention); err != nil {
+				t.Error(err)
+			}
+			var names []string
+			for info := range store.List(t.Context(), manifestPrefix(h.machine)) {
+				names = append(names, info.Key)
+			}
+			for _, name := range names[:len(names)-1] {
+				_ = store.Delete(t.Context(), name)
+			}
+		}
+		return storetest.Fault{}
+	})
+	if _, err := m.Thin(t.Context(), DefaultRetention); err != nil || !slept {
+		t.Fatal(err)
+	}
+	_, other := reopen(t, store, h)
+	h.check(t, other, h.expected(t, other, DefaultRetention))
+	noGarbage(t, store, other)
+}
+
+// TestOpeningDuringAThinning: what is collected while the history is read is no damage.
+func TestOpeningDuringAThinning(t *testing.T) {
+	store := mem.New()
+	h, m := hourly(t, store, 6)
+	faulty := storetest.NewFaulty(store)
+	_, other := reopen(t, faulty, h)
+	var once sync.Once
+	faulty.SetRule(func(c storetest.Call) storetest.Fault {
+		if c.Op == "get" && strings.Contains(c.Key, "/log/") {
+			once.Do(func() {
+				if _, err := m.Thin(t.Context(), DefaultRetention); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		return storetest.Fault{}
+	})
+	if s := must(other.Status(t.Context())); len(s.Damage) > 0 || s.Last.Seq != h.seq {
+		t.Fatalf("%+v", s)
+	}
+	h.check(t, other, positions(t, other))
 }
