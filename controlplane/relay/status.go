@@ -81,6 +81,9 @@ func (s *Server) Statuses() []Status {
 	return all
 }
 
+// Spool is the state of the relay's spool.
+func (s *Server) Spool() spool.Usage { return s.spool.Usage() }
+
 func (m *machine) status(now time.Time) Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()

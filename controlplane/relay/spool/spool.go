@@ -369,8 +369,7 @@ type Usage struct {
 func (s *Spool) Usage() Usage {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	free := s.opts.Limit - s.disk
-	free += s.left
+	free := s.opts.Limit - s.disk + s.left
 	return Usage{Live: s.live, Queued: len(s.queue), Disk: s.disk + int64(len(s.spares))*s.opts.Segment, Free: max(free, 0), Limit: s.opts.Limit, Segments: len(s.segments), Failing: s.failed}
 }
 
