@@ -225,6 +225,7 @@ func (s *service) listen(ctx context.Context, fresh chan<- desired.State) {
 
 func (s *service) wish(ctx context.Context, w desired.State) {
 	s.state.Store(&w)
+	s.shipper.SetThrottle(ship.Throttle{BytesPerSec: w.Policy.ThrottleAt(time.Now())})
 	found, err := capture.Discover(ctx)
 	if err != nil {
 		s.log.Warn("looking for disks", "err", err)

@@ -132,7 +132,7 @@ func (p *Pipeline) next(d *doubt, disks []block.DiskID, stretch capture.Armed, n
 	next := State{
 		Machine: p.Machine, Epoch: p.w.at.Epoch + 1, Reason: d.reason, Since: now, Began: p.w.at.Seq + 1,
 		Stretch: stretch, Copies: copies, Disks: disks, Known: addNew(p.State.Known, disks),
-		Resync: max(p.State.Resync, p.wished.Resync),
+		Unsure: p.State.Unsure, Resync: max(p.State.Resync, p.wished.Resync),
 	}
 	// Only below ranges does the settled base stay: everything else is read anew.
 	for _, id := range disks {

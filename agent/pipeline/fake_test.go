@@ -65,8 +65,12 @@ func (k *kernel) found() []capture.Disk {
 func state(contents map[block.DiskID][]byte, order []block.DiskID) []uint64 {
 	var s []uint64
 	for _, id := range order {
+		content := contents[id]
+		if content == nil { // nothing of it came: zeros
+			content = make([]byte, blocks*blockSize)
+		}
 		for b := range blocks {
-			s = append(s, binary.LittleEndian.Uint64(contents[id][b*blockSize:]))
+			s = append(s, binary.LittleEndian.Uint64(content[b*blockSize:]))
 		}
 	}
 	return s
@@ -315,6 +319,7 @@ type plant struct {
 	log       [][]byte // consecutive frames
 	base      map[block.Epoch][][]byte
 	committed int // of log
+	commitAt  int // length of the log at which it is committed by itself, once
 	baseDone  map[block.Epoch]int
 }
 

@@ -37,8 +37,11 @@ type DirtyMaps interface {
 
 // hold keeps the retained generation, which an epoch's doubt lies in, until release
 // names the position of its base-complete mark.
-func (g *generations) hold(now time.Time) {
-	g.retained, g.until, g.ringPos, g.swapped = true, 0, ^uint64(0), now
+func (g *generations) hold(now time.Time) { g.retain(^uint64(0), now) }
+
+// retain keeps the retained generation until the records before ringPos are committed.
+func (g *generations) retain(ringPos uint64, now time.Time) {
+	g.retained, g.until, g.ringPos, g.swapped = true, 0, ringPos, now
 }
 
 // release lets the retained generation go once the log is committed up to seq.
@@ -77,7 +80,7 @@ func (g *generations) rotate(ctx context.Context, now time.Time, post func(func(
 			if err != nil {
 				return err
 			}
-			g.retained, g.until, g.ringPos, g.swapped = true, 0, pos, now
+			g.retain(pos, now)
 			return nil
 		})
 	}()

@@ -226,14 +226,19 @@ func (p *Pipeline) goOn(ctx context.Context) error {
 	if err := p.Source.Advance(p.w.ringPos); err != nil {
 		return fmt.Errorf("pipeline: machine %s: taking up the ring: %w", p.Machine, err)
 	}
+	// The retained maps stand for records that may still lie unread in the ring: they,
+	// and the current ones with them, are kept until all of those are committed.
+	pos, err := p.Source.SwapDirty(ctx)
+	if err != nil {
+		return fmt.Errorf("pipeline: machine %s: taking up the dirty maps: %w", p.Machine, err)
+	}
 	p.gens.hold(p.Now())
 	if p.State.Complete > p.w.at.Seq { // intended, not done: the frames are all spooled
 		p.State.Complete, p.State.Copy, p.State.Cursor = 0, len(p.State.Copies), resync.Cursor{}
 	}
 	if p.phase = desired.PhaseBase; p.State.Complete > 0 {
 		p.phase = desired.PhaseSteady
-		// What the retained maps hold is at the latest in the next frame.
-		p.gens.release(p.w.at.Seq + 1)
+		p.gens.retain(pos, p.Now())
 	}
 	p.Log.InfoContext(ctx, "resumed", "epoch", p.State.Epoch, "position", p.w.at, "phase", p.phase)
 	return nil
@@ -296,6 +301,7 @@ func (p *Pipeline) take(now time.Time) (bool, error) {
 		return true, nil
 	}
 	if n == 0 && !refused && !p.w.open() {
+		p.w.ringPos = p.Source.Polled() // what was passed over was of no tracked disk
 		return false, p.store(p.w.tick(now))
 	}
 	return n > 0 || refused, nil

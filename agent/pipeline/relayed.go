@@ -54,9 +54,10 @@ func (p *Pipeline) contradiction(w wire.Welcome) *doubt {
 		p.damaged = nil
 		return d
 	case p.w.at.Seq == 0:
-		p.State.Known = addNew(p.State.Known, p.tracked())
+		p.State.Unsure = true
 		return &doubt{reason: frame.ReasonUncleanStop, detail: "the agent has no memory of its log", whole: p.all()}
 	case w.Spooled > p.w.at.Seq, w.Epoch > p.w.at.Epoch:
+		p.State.Unsure = true
 		return &doubt{
 			reason: frame.ReasonIdentityConflict, whole: p.all(),
 			detail: fmt.Sprintf("the relay has this machine's log up to %d.%d, the agent made it up to %s", w.Epoch, w.Spooled, p.w.at),
@@ -64,7 +65,7 @@ func (p *Pipeline) contradiction(w wire.Welcome) *doubt {
 	case w.Spooled < p.committed: // the vault itself went back: it may hold none of what it had
 		p.State.Settled = nil
 		if w.Spooled == 0 {
-			p.State.Known = nil
+			p.State.Known, p.State.Unsure = nil, false
 		}
 		return p.lost("the relay has the log up to %d, frames up to %d were in the vault", w.Spooled, p.committed)
 	case oldest > 0 && w.Spooled+1 < oldest, oldest == 0 && w.Spooled < p.w.at.Seq:

@@ -36,6 +36,8 @@ type State struct {
 	// it holds a base that was completed and committed.
 	Known   []block.DiskID `json:"known,omitempty"`
 	Settled []block.DiskID `json:"settled,omitempty"`
+	// Unsure says that the log is older than this memory: the vault may hold any disk.
+	Unsure bool `json:"unsure,omitempty"`
 	// Resync is the newest of the operator's resync requests that has begun.
 	Resync uint64 `json:"resync,omitempty"`
 }
@@ -53,7 +55,7 @@ func (s *State) plan(disks []block.DiskID, whole map[block.DiskID]bool) []Copy {
 	var ranges, hash, full []block.DiskID
 	for _, d := range disks {
 		switch {
-		case !slices.Contains(s.Known, d):
+		case !s.Unsure && !slices.Contains(s.Known, d):
 			full = append(full, d)
 		case whole[d] || !slices.Contains(s.Settled, d):
 			hash = append(hash, d)

@@ -68,7 +68,8 @@ func (p *Pipeline) untrackOthers(wanted []block.DiskID) (removed []string, err e
 			removed = append(removed, d.Name)
 		}
 		delete(p.disks, id)
-		p.State.Known = slices.DeleteFunc(p.State.Known, func(k block.DiskID) bool { return k == id })
+		// The vault still knows it: protected again, what it holds of it is compared.
+		p.State.Settled = slices.DeleteFunc(p.State.Settled, func(k block.DiskID) bool { return k == id })
 	}
 	return removed, nil
 }
