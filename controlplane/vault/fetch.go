@@ -119,11 +119,9 @@ func (f *fetcher) putDocument(ctx context.Context, name string, generation uint6
 	if err != nil {
 		return fmt.Errorf("vault: encoding %s: %w", name, err)
 	}
-	o, err := sealed.Seal(f.key, name, sealed.KindDocument, generation, sealed.Sections{Index: b})
-	if err != nil {
-		return err
-	}
-	return f.v.store.Put(ctx, name, o)
+	return f.seal(name, sealed.KindDocument, generation, sealed.Sections{Index: b}, func(object []byte) error {
+		return f.v.store.Put(ctx, name, object)
+	})
 }
 
 // newest finds the highest number under a prefix of numbered documents; 0 if there
@@ -155,4 +153,20 @@ func (f *fetcher) exists(ctx context.Context, name string) (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// seal encrypts an object in borrowed memory and hands it to use, which must not keep
+// it.
+func (f *fetcher) seal(name string, kind sealed.Kind, generation uint64, s sealed.Sections, use func(object []byte) error) error {
+	buf, _ := f.v.buffers.Get().(*[]byte)
+	if buf == nil {
+		buf = new([]byte)
+	}
+	defer f.v.buffers.Put(buf)
+	object, err := sealed.Seal(*buf, f.key, name, kind, generation, s)
+	if err != nil {
+		return err
+	}
+	*buf = object
+	return use(object)
 }

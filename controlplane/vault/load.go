@@ -80,6 +80,9 @@ func (m *Machine) loadManifest(ctx context.Context) (*manifest, error) {
 			return mf, nil
 		}
 	}
+	if isPassing(err) {
+		return nil, err
+	}
 	return nil, m.damaged(name, "every recovery point older than the newest log objects", err)
 }
 

@@ -62,7 +62,7 @@ func (m *metrics) committed(d time.Duration, err error) {
 	m.commits.WithLabelValues(outcome(err)).Observe(d.Seconds())
 }
 
-func (m *metrics) stored(kind sealed.Kind, size int) {
+func (m *metrics) stored(kind sealed.Kind, size int64) {
 	m.bytes.WithLabelValues(kind.String()).Add(float64(size))
 	m.objects.WithLabelValues(kind.String()).Inc()
 }

@@ -87,18 +87,17 @@ func (w *runWriter) closeFrame(ctx context.Context, disk block.DiskID, next int6
 
 func (w *runWriter) closeObject(ctx context.Context) error {
 	name := runName(w.id, w.generation, w.n, w.nonce)
-	o, err := sealed.Seal(w.key, name, sealed.KindRun, w.generation,
-		sealed.Sections{Index: w.index, Data: w.data, Hashes: w.hashes.out})
+	w.written = append(w.written, name)
+	sections := sealed.Sections{Index: w.index, Data: w.data, Hashes: w.hashes.out}
+	err := w.seal(name, sealed.KindRun, w.generation, sections, func(object []byte) error {
+		w.span.Key, w.span.Size = name, int64(len(object))
+		return w.v.store.Put(ctx, name, object)
+	})
 	if err != nil {
 		return err
 	}
-	w.written = append(w.written, name)
-	if err := w.v.store.Put(ctx, name, o); err != nil {
-		return err
-	}
-	w.v.metrics.stored(sealed.KindRun, len(o))
-	w.bytes += int64(len(o))
-	w.span.Key, w.span.Size = name, int64(len(o))
+	w.v.metrics.stored(sealed.KindRun, w.span.Size)
+	w.bytes += w.span.Size
 	w.objects = append(w.objects, w.span)
 	w.n++
 	w.index, w.data, w.size, w.span, w.hashes = w.index[:0], nil, 0, runObject{}, newHashWriter()

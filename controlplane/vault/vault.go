@@ -55,6 +55,7 @@ type Vault struct {
 	payloads *cache[unit, []byte]
 	hashes   *cache[string, []stretch]
 	limits   limits
+	buffers  sync.Pool // *[]byte, for objects on their way to the store
 
 	mu       sync.Mutex
 	machines map[block.MachineID]*Machine

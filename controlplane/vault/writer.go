@@ -56,7 +56,7 @@ func (v *Vault) OpenWriter(ctx context.Context, id block.MachineID) (*Writer, er
 		return nil, err
 	}
 	if len(c.damage) > 0 {
-		return nil, fmt.Errorf("vault: machine %s cannot be written: %w", id, c.damage[0])
+		return nil, fmt.Errorf("vault: the history of machine %s cannot go on behind a damaged object; restore the object from a copy, or enrol the machine under a new identity, which leaves the points before the damage as they are: %w", id, c.damage[0])
 	}
 	m.setWriting(generation)
 	return &Writer{m: m, generation: generation}, nil
@@ -144,18 +144,18 @@ func (w *Writer) commit(ctx context.Context, raws [][]byte) error {
 	}
 	p := placementOf(w.m.id, list)
 	index, data := splitFrames(list)
-	object, err := sealed.Seal(w.m.key, p.key, p.kind, w.generation, sealed.Sections{Index: index, Data: data})
-	if err != nil {
-		return err
-	}
-	next, err := p.extend(c, list, int64(len(object)))
+	sections := sealed.Sections{Index: index, Data: data}
+	next, err := p.extend(c, list, sealed.Size(sections))
 	if err != nil {
 		if w.stored(ctx, p, list) == nil {
 			return nil
 		}
 		return err
 	}
-	switch err := w.m.v.store.Put(ctx, p.key, object); {
+	err = w.m.seal(p.key, p.kind, w.generation, sections, func(object []byte) error {
+		return w.m.v.store.Put(ctx, p.key, object)
+	})
+	switch {
 	case errors.Is(err, objstore.ErrExists):
 		if err := w.stored(ctx, p, list); err != nil {
 			w.release() // the store is ahead of this process
@@ -165,7 +165,7 @@ func (w *Writer) commit(ctx context.Context, raws [][]byte) error {
 		return fmt.Errorf("vault: storing frames %d..%d of machine %s: %w", list[0].First, list[len(list)-1].Last, w.m.id, err)
 	}
 	w.m.publish(next)
-	w.m.v.metrics.stored(p.kind, len(object))
+	w.m.v.metrics.stored(p.kind, sealed.Size(sections))
 	return nil
 }
 

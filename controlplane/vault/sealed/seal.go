@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"slices"
 )
 
 // Key is a 256-bit key.
@@ -57,10 +58,25 @@ func size(pieces [][]byte) (n int64) {
 	return n
 }
 
+func (s *Sections) lens() [sections]int64 {
+	return [sections]int64{int64(len(s.Index)), size(s.Data), int64(len(s.Hashes))}
+}
+
+// Size is how long the object of these sections will be.
+func Size(s Sections) int64 {
+	h := Header{Len: s.lens()}
+	return h.Size()
+}
+
+// sealTask is how many chunks are sealed before they are verified: few enough that they
+// are still in the processor's cache.
+const sealTask = 16
+
 // Seal encodes an object that will be stored under name, opens it again, and returns
-// it only if what came out is what went in.
-func Seal(key Key, name string, kind Kind, generation uint64, s Sections) ([]byte, error) {
-	h := Header{Kind: kind, Generation: generation, Len: [sections]int64{int64(len(s.Index)), size(s.Data), int64(len(s.Hashes))}}
+// it only if what came out is what went in. The object lies in buf if that has the room:
+// at these sizes fresh memory costs as much as the encryption.
+func Seal(buf []byte, key Key, name string, kind Kind, generation uint64, s Sections) ([]byte, error) {
+	h := Header{Kind: kind, Generation: generation, Len: s.lens()}
 	_, _ = rand.Read(h.Salt[:])
 	for i, n := range h.Len {
 		if n > MaxSection {
@@ -68,47 +84,41 @@ func Seal(key Key, name string, kind Kind, generation uint64, s Sections) ([]byt
 		}
 	}
 	o := NewOpener(key, name, h)
-	out := make([]byte, HeaderSize, h.Size())
+	out := slices.Grow(buf[:0], int(h.Size()))[:h.Size()]
 	copy(out, o.aad[:HeaderSize])
-	whole := [sections][][]byte{{s.Index}, s.Data, {s.Hashes}}
-	for i, pieces := range whole {
-		out = o.sealSection(out, Section(i), pieces)
+	if again, err := ParseHeader(out); err != nil || again != h {
+		return nil, fmt.Errorf("sealing %s: its header comes back as %+v: %w", name, again, err)
 	}
-	if err := o.verify(out, whole); err != nil {
-		return nil, fmt.Errorf("sealing %s: what was just encoded does not decode, suspect this machine's memory: %w", name, err)
+	for i, pieces := range [sections][][]byte{{s.Index}, s.Data, {s.Hashes}} {
+		for first := int64(0); first < chunks(h.Len[i]); first += sealTask {
+			if err := o.sealChunks(out, Section(i), first, pieces); err != nil {
+				return nil, fmt.Errorf("sealing %s: what was just encoded does not decode; suspect this machine: %w", name, err)
+			}
+		}
 	}
 	return out, nil
 }
 
-// sealSection appends the chunks of one section.
-func (o *Opener) sealSection(out []byte, s Section, pieces [][]byte) []byte {
-	buf := make([]byte, 0, o.plainLen(s, 0))
-	c := cursor{rest: pieces}
-	for n := range chunks(o.Len[s]) {
+// sealChunks seals some chunks in their places in out, and then opens and compares them.
+func (o *Opener) sealChunks(out []byte, s Section, first int64, pieces [][]byte) error {
+	r, err := o.Range(s, first<<chunkShift, min(sealTask<<chunkShift, o.Len[s]-first<<chunkShift))
+	if err != nil {
+		return err
+	}
+	plain, sealed := cursorAt(pieces, first<<chunkShift), out[r.Off:r.Off]
+	buf, opened := make([]byte, 0, o.plainLen(s, first)), make([]byte, 0, o.plainLen(s, first))
+	for n := first; n < first+r.Chunks; n++ {
 		nonce := nonce(s, n)
-		out = o.aead.Seal(out, nonce[:], c.next(int(o.plainLen(s, n)), buf), o.aad)
+		sealed = o.aead.Seal(sealed, nonce[:], plain.next(int(o.plainLen(s, n)), buf), o.aad)
 	}
-	return out
-}
-
-// verify opens every chunk and compares it with the plaintext.
-func (o *Opener) verify(sealed []byte, whole [sections][][]byte) error {
-	h, err := ParseHeader(sealed)
-	if err != nil || h != o.Header || h.Size() != int64(len(sealed)) {
-		return fmt.Errorf("%w: header comes back as %+v: %w", ErrMalformed, h, err)
-	}
-	rest := sealed[HeaderSize:]
-	for s, pieces := range whole {
-		opened, gathered := make([]byte, 0, h.plainLen(Section(s), 0)), make([]byte, 0, h.plainLen(Section(s), 0))
-		c := cursor{rest: pieces}
-		for n := range chunks(h.Len[s]) {
-			var chunk []byte
-			if chunk, rest, err = o.OpenChunk(opened, Section(s), n, rest); err != nil {
-				return err
-			}
-			if !bytes.Equal(chunk, c.next(len(chunk), gathered)) {
-				return fmt.Errorf("%w: chunk %d of section %d", ErrAuth, n, s)
-			}
+	plain = cursorAt(pieces, first<<chunkShift)
+	for n := first; n < first+r.Chunks; n++ {
+		var chunk []byte
+		if chunk, sealed, err = o.OpenChunk(opened, s, n, sealed); err != nil {
+			return err
+		}
+		if !bytes.Equal(chunk, plain.next(len(chunk), buf)) {
+			return fmt.Errorf("%w: chunk %d of section %d", ErrAuth, n, s)
 		}
 	}
 	return nil
@@ -118,6 +128,19 @@ func (o *Opener) verify(sealed []byte, whole [sections][][]byte) error {
 type cursor struct {
 	head []byte
 	rest [][]byte
+}
+
+// cursorAt is a cursor n bytes behind the beginning of pieces.
+func cursorAt(pieces [][]byte, n int64) cursor {
+	for len(pieces) > 0 && n >= int64(len(pieces[0])) {
+		n -= int64(len(pieces[0]))
+		pieces = pieces[1:]
+	}
+	c := cursor{rest: pieces}
+	if n > 0 {
+		c.head, c.rest = pieces[0][n:], pieces[1:]
+	}
+	return c
 }
 
 // next is the next n bytes: where they lie if within one piece, else gathered in buf.

@@ -30,7 +30,7 @@ func TestRangesOpenToWhatWasSealed(t *testing.T) {
 			s.Data, rest = append(s.Data, rest[:n], nil), rest[n:]
 		}
 		key := NewKey()
-		object, err := Seal(key, "m/1", KindLog, 7, s)
+		object, err := Seal(nil, key, "m/1", KindLog, 7, s)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -62,7 +62,7 @@ func TestRangesOpenToWhatWasSealed(t *testing.T) {
 func TestNothingAlteredOpens(t *testing.T) {
 	key := NewKey()
 	s := Sections{Index: random(100, 1), Data: [][]byte{random(ChunkSize+100, 2)}, Hashes: random(32, 3)}
-	object, err := Seal(key, "m/1", KindLog, 1, s)
+	object, err := Seal(nil, key, "m/1", KindLog, 1, s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +108,7 @@ func openAll(key Key, name string, object []byte) error {
 }
 
 func TestHeaderVerdicts(t *testing.T) {
-	object, err := Seal(NewKey(), "m/1", KindDocument, 1, Sections{Index: []byte("{}")})
+	object, err := Seal(nil, NewKey(), "m/1", KindDocument, 1, Sections{Index: []byte("{}")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +133,7 @@ func TestHeaderVerdicts(t *testing.T) {
 }
 
 func FuzzParseHeader(f *testing.F) {
-	object, _ := Seal(Key{1}, "m/1", KindLog, 1, Sections{Index: []byte("index"), Data: [][]byte{[]byte("data")}})
+	object, _ := Seal(nil, Key{1}, "m/1", KindLog, 1, Sections{Index: []byte("index"), Data: [][]byte{[]byte("data")}})
 	f.Add(object)
 	f.Add(object[:HeaderSize])
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -157,8 +157,10 @@ func FuzzParseHeader(f *testing.F) {
 func BenchmarkSeal8MiB(b *testing.B) {
 	data := random(8<<20, 1)
 	b.SetBytes(8 << 20)
+	var buf []byte
 	for b.Loop() {
-		if _, err := Seal(Key{1}, "m/1", KindLog, 1, Sections{Data: [][]byte{data}}); err != nil {
+		var err error
+		if buf, err = Seal(buf, Key{1}, "m/1", KindLog, 1, Sections{Data: [][]byte{data}}); err != nil {
 			b.Fatal(err)
 		}
 	}
