@@ -17,7 +17,7 @@ type Machine struct {
 	fetcher
 
 	thinning  sync.Mutex // one thinning at a time; held over I/O, guards the next
-	collected bool       // garbage of earlier processes has been looked for
+	collected bool       // there has been no step since garbage was last collected
 
 	load sync.Mutex // one load or change at a time; held over I/O
 	mu   sync.Mutex // guards what follows; never held over I/O

@@ -54,7 +54,7 @@ func (m *Machine) Thin(ctx context.Context, r Retention) (ThinReport, error) {
 		m.v.metrics.thinned(time.Since(start), nil)
 	}
 	m.v.metrics.retained.WithLabelValues(m.id.String()).Set(float64(report.Points))
-	if report.Steps == 0 && m.collected {
+	if m.collected {
 		return report, nil
 	}
 	if err := m.collect(ctx, &report); err != nil {
@@ -90,6 +90,7 @@ func (m *Machine) thinStep(ctx context.Context, r Retention, report *ThinReport)
 	}
 	c, _ = m.current()
 	report.Steps++
+	m.collected = false
 	report.Removed += max(0, before-len(c.points()))
 	report.Written += w.bytes
 	m.v.log.Debug("thinned", slog.String("machine", m.id.String()), slog.Uint64("generation", plan.next.Generation), slog.Int("runs", len(plan.next.Runs)))
