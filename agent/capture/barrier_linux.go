@@ -3,15 +3,17 @@ package capture
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/understudy-dr/understudy/agent/capture/bpf"
 	"github.com/understudy-dr/understudy/pkg/block"
@@ -35,7 +37,11 @@ import (
 // submission, so that 1 is all there is; a multipath head passes it to its paths,
 // whose queues are frozen.
 
-const barrierPoll = time.Millisecond
+const (
+	barrierPoll = time.Millisecond
+	busyPause   = 10 * time.Millisecond
+	busyTries   = 1000
+)
 
 func (s *source) Barrier(ctx context.Context, ids ...block.DiskID) error {
 	unlock, err := s.hold()
@@ -95,16 +101,34 @@ func queuesOf(name string) []string {
 	return paths
 }
 
-// freeze writes an attribute in a way that makes the kernel freeze the queue and
-// leaves it as it was. The write returns when all requests have drained.
+// freezing holds a queue while it is being frozen: the attribute is changed and
+// changed back, which must not be done twice at once.
+var freezing sync.Map // kernel name to chan struct{} of one place
+
+// freeze freezes the queue and thaws it at once. It returns when all requests that
+// were in the queue have drained; if the context ends before, the queue is thawed
+// whenever they do.
 func freeze(ctx context.Context, name string) error {
+	place, _ := freezing.LoadOrStore(name, make(chan struct{}, 1))
+	turn := place.(chan struct{})
+	hangs := func() error {
+		return fmt.Errorf("requests on %s do not drain (the device hangs?): %w", name, ctx.Err())
+	}
+	select {
+	case turn <- struct{}{}:
+	case <-ctx.Done():
+		return hangs()
+	}
 	done := make(chan error, 1)
-	go func() { done <- freezeNow(name) }()
+	go func() {
+		defer func() { <-turn }()
+		done <- freezeNow(name)
+	}()
 	select {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
-		return fmt.Errorf("requests on %s do not drain (the device hangs?): %w", name, ctx.Err())
+		return hangs()
 	}
 }
 
@@ -120,13 +144,25 @@ func freezeNow(name string) error {
 	if was <= 4 { // the least that the kernel takes
 		other = was + 1
 	}
-	if err := os.WriteFile(path, []byte(strconv.FormatInt(other, 10)), 0); err != nil {
+	if err := writeNumber(path, other); err != nil {
 		return fmt.Errorf("freezing the queue of %s: %w", name, err)
 	}
-	if err := os.WriteFile(path, []byte(strconv.FormatInt(was, 10)), 0); err != nil {
+	if err := writeNumber(path, was); err != nil {
 		return fmt.Errorf("setting the queue of %s back to %d requests: %w", name, was, err)
 	}
 	return nil
+}
+
+// writeNumber sets an attribute, again while somebody else is at the queue.
+func writeNumber(path string, n int64) (err error) {
+	for range busyTries {
+		err = os.WriteFile(path, strconv.AppendInt(nil, n, 10), 0)
+		if !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		time.Sleep(busyPause)
+	}
+	return err
 }
 
 // submitter is a task that may be between submission and queue, as the iterator
@@ -187,14 +223,9 @@ func waitSubmitters(ctx context.Context) error {
 
 // submitterIterator lists the tasks that submit or run, by thread id.
 func submitterIterator() (list func() (map[uint32]submitter, error), closeAll func(), err error) {
-	spec, err := bpf.LoadKernel()
+	coll, err := loadKernelProgram(bpf.KernelProgSubmitters, nil)
 	if err != nil {
 		return nil, nil, err
-	}
-	delete(spec.Programs, bpf.KernelProgTouchBuffer)
-	coll, err := ebpf.NewCollection(spec)
-	if err != nil {
-		return nil, nil, fmt.Errorf("loading the task iterator: %w", err)
 	}
 	iter, err := link.AttachIter(link.IterOptions{Program: coll.Programs[bpf.KernelProgSubmitters]})
 	if err != nil {

@@ -26,6 +26,9 @@ func TestPartitions(t *testing.T) {
 	s := tracking(t, 64<<20, d)
 	r := newReplica(d)
 	for i, p := range parts {
+		if _, refuses := refusesZeroes.Load(d.Path); refuses {
+			refusesZeroes.Store(p, true)
+		}
 		scribble(t, Disk{Path: p, Size: 18 << 20}, 2, 40, uint64(i))
 	}
 	must(t, s.Barrier(t.Context()))

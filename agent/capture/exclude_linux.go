@@ -13,8 +13,8 @@ import (
 // maxExcludes is the number of ranges that the programs search, per disk.
 const maxExcludes = 4096 - 1
 
-// sectorRange is an element of the excludes map: first and last sector. Element 0
-// holds the number of ranges in First.
+// sectorRange is an element of the excludes map: first and last sector. Element 0 is
+// unused.
 type sectorRange struct{ First, Last uint64 }
 
 func (s *source) Exclude(id block.DiskID, extents []block.Extent) error {
@@ -44,13 +44,13 @@ func (s *source) Exclude(id block.DiskID, extents []block.Extent) error {
 	return s.settle()
 }
 
-// sectorRanges is the extents as the programs want them: sorted, disjoint, counted.
+// sectorRanges is the extents as the programs want them: sorted, disjoint, from 1 on.
 func sectorRanges(d Disk, extents []block.Extent) ([]sectorRange, error) {
 	set := block.NewSet(extents...)
 	if set.Count() > maxExcludes {
 		return nil, fmt.Errorf("capture: %d ranges to exclude on %s, at most %d fit: the file is too fragmented, make it anew on an emptier file system", set.Count(), d.Name, maxExcludes)
 	}
-	ranges := []sectorRange{{First: uint64(set.Count())}}
+	ranges := []sectorRange{{}}
 	for e := range set.All() {
 		if e.Off%block.SectorSize != 0 || e.Len%block.SectorSize != 0 || e.Off < 0 || e.End() > d.Size {
 			return nil, fmt.Errorf("capture: excluding %v: not whole sectors of %s, which has %d bytes", e, d.Name, d.Size)

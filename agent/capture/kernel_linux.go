@@ -1,13 +1,11 @@
 package capture
 
 import (
-	"errors"
 	"fmt"
 	"math/bits"
 	"runtime"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
@@ -38,11 +36,11 @@ func (h hooks) names() map[string]string {
 type kernel struct {
 	release         string
 	hooks           hooks
-	audit           bool // block_rq_issue accounts for the same bytes as the hook
+	audit           bool // block_rq_issue accounts for the bytes that the hook sees
 	traceCompletion uint32
 	pageStructShift uint32
 	pageShift       uint32
-	atomicOr        bool
+	bitwise         bool // a dirty map has a bit a granule, else a byte
 }
 
 // kprobeSince is the first major version whose tracepoints are preemptible, so
@@ -55,8 +53,7 @@ func inspectKernel() (*kernel, error) {
 		return nil, fmt.Errorf("%w: the kernel carries no BTF (CONFIG_DEBUG_INFO_BTF): %w", ErrUnsupported, err)
 	}
 	k := &kernel{release: release(), pageShift: uint32(bits.TrailingZeros(uint(unix.Getpagesize())))}
-	k.atomicOr = haveAtomicOr() == nil
-	if k.hooks, k.audit, err = chooseHooks(types, k.release); err != nil {
+	if err = k.chooseHooks(types); err != nil {
 		return nil, err
 	}
 	if k.traceCompletion, err = flagMask(types, "BIO_TRACE_COMPLETION"); err != nil {
@@ -78,33 +75,42 @@ func release() string {
 
 // chooseHooks prefers the way of copying that makes the fewest records, and below
 // 7.0 the tracepoint, which costs less than a kprobe and needs no CONFIG_KPROBES.
-func chooseHooks(types *btf.Spec, release string) (hooks, bool, error) {
+func (k *kernel) chooseHooks(types *btf.Spec) error {
 	var major, minor int
-	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
-		return hooks{}, false, fmt.Errorf("%w: kernel release %q is not of the form N.N", ErrUnsupported, release)
+	if _, err := fmt.Sscanf(k.release, "%d.%d", &major, &minor); err != nil {
+		return fmt.Errorf("%w: kernel release %q is not of the form N.N", ErrUnsupported, k.release)
 	}
-	queue, err := tracepointArgs(types, "block_bio_queue")
+	queueArgs, err := tracepointArgs(types, "block_bio_queue")
 	if err != nil {
-		return hooks{}, false, err
+		return err
 	}
 	var f *btf.Func
 	whole := types.TypeByName("bpf_probe_read_kernel_dynptr", &f) == nil
-	h := hooks{issue: bpf.CaptureProgIssueRq, requeue: bpf.CaptureProgRequeueRq, failure: bpf.CaptureProgCompleteRq}
+	k.audit, k.bitwise = major < kprobeSince, queueArgs == 1
+	h := &k.hooks
 	switch {
 	case major >= kprobeSince && !whole:
-		return hooks{}, false, fmt.Errorf("%w: kernel %s has no bpf_probe_read_kernel_dynptr; use a kernel built with CONFIG_BPF_EVENTS", ErrUnsupported, release)
+		return fmt.Errorf("%w: kernel %s has no bpf_probe_read_kernel_dynptr; use a kernel built with CONFIG_BPF_EVENTS", ErrUnsupported, k.release)
 	case major >= kprobeSince:
 		h.submit = bpf.CaptureProgSubmitWhole
-		return h, false, nil
 	case whole:
 		h.submit, h.remap = bpf.CaptureProgQueueWhole, bpf.CaptureProgRemapWhole
-	case queue == 1:
+	case k.bitwise:
 		h.submit, h.remap = bpf.CaptureProgQueuePieces, bpf.CaptureProgRemapPieces
 	default:
 		h.submit, h.remap = bpf.CaptureProgQueuePiecesQ, bpf.CaptureProgRemapPiecesQ
+	}
+	h.failure = bpf.CaptureProgCompleteBytes
+	if k.bitwise {
+		h.failure = bpf.CaptureProgCompleteBits
+	}
+	// Stable kernels have changed this one without the other.
+	issueArgs, err := tracepointArgs(types, "block_rq_issue")
+	h.issue, h.requeue = bpf.CaptureProgIssueRq, bpf.CaptureProgRequeueRq
+	if issueArgs == 2 {
 		h.issue, h.requeue = bpf.CaptureProgIssueQ, bpf.CaptureProgRequeueQ
 	}
-	return h, true, nil
+	return err
 }
 
 // tracepointArgs is the number of a tracepoint's arguments, without the context
@@ -172,24 +178,6 @@ func checkVector(types *btf.Spec) error {
 	return nil
 }
 
-// haveAtomicOr asks the verifier for BPF_ATOMIC|BPF_OR (5.12).
-func haveAtomicOr() error {
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Type: ebpf.SocketFilter,
-		Instructions: asm.Instructions{
-			asm.Mov.Imm(asm.R0, 0),
-			asm.StoreMem(asm.RFP, -8, asm.R0, asm.DWord),
-			asm.OrAtomic.Mem(asm.RFP, asm.R0, asm.DWord, -8),
-			asm.Return(),
-		},
-		License: "GPL",
-	})
-	if err != nil {
-		return errors.Join(ErrUnsupported, err)
-	}
-	return prog.Close()
-}
-
 // configure tells the programs about the kernel.
 func (k *kernel) configure(spec *ebpf.CollectionSpec, linearBase uint64) error {
 	for name, value := range map[string]any{
@@ -197,7 +185,6 @@ func (k *kernel) configure(spec *ebpf.CollectionSpec, linearBase uint64) error {
 		bpf.CaptureVarPageStructShift: k.pageStructShift,
 		bpf.CaptureVarPageShift:       k.pageShift,
 		bpf.CaptureVarTraceCompletion: k.traceCompletion,
-		bpf.CaptureVarAtomicOr:        k.atomicOr,
 		bpf.CaptureVarArm64:           runtime.GOARCH == "arm64",
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {

@@ -1,36 +1,110 @@
 package capture
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 
 	"github.com/understudy-dr/understudy/agent/capture/bpf"
 )
 
 // The programs read a page at K + (page >> struct shift << page shift), where page
-// is the address of its struct page. Not every kernel shows its symbols, so K is
-// derived from what every file system shows: a buffer_head carries both the page
-// and the address of data within it.
+// is the address of its struct page. There are two ways to K: the variables that
+// hold where the linear map and the array of struct pages begin, where kallsyms
+// shows data symbols; and a buffer_head, which carries both a page and the address
+// of data within it. Either will do; where both answer they must agree.
 
 // agreeing is how many different pages must give the same K.
 const agreeing = 2
 
-var errNoSample = errors.New("no buffer_head was seen")
+var (
+	errNoSymbols = errors.New("/proc/kallsyms does not show page_offset_base and vmemmap_base (CONFIG_KALLSYMS_ALL)")
+	errNoSample  = errors.New("no buffer_head was seen in use")
+)
 
-// linearBase derives K. It reads the superblock of a disk, or of a loop device over
-// empty memory, to have buffer_heads touched.
 func (k *kernel) linearBase() (uint64, error) {
+	bySymbols, symbolsErr := k.baseBySymbols()
+	byBuffers, buffersErr := k.baseByBuffers()
+	switch {
+	case symbolsErr == nil && buffersErr == nil && bySymbols != byBuffers:
+		return 0, fmt.Errorf("%w: the kernel's linear map: symbols say %#x, a buffer_head says %#x; report this with the kernel's version", ErrUnsupported, bySymbols, byBuffers)
+	case symbolsErr == nil:
+		return bySymbols, nil
+	case buffersErr == nil:
+		return byBuffers, nil
+	}
+	return 0, fmt.Errorf("finding the kernel's linear map: %w", errors.Join(symbolsErr, buffersErr))
+}
+
+// baseBySymbols reads both variables with a program that is run but not attached.
+func (k *kernel) baseBySymbols() (uint64, error) {
+	at, err := symbols("page_offset_base", "vmemmap_base")
+	if err != nil {
+		return 0, err
+	}
+	coll, err := loadKernelProgram(bpf.KernelProgReadBases, map[string]uint64{
+		bpf.KernelVarPageOffsetAt: at[0], bpf.KernelVarVmemmapAt: at[1],
+	})
+	if err != nil {
+		return 0, err
+	}
+	defer coll.Close()
+	if _, err := coll.Programs[bpf.KernelProgReadBases].Run(&ebpf.RunOptions{}); err != nil {
+		return 0, fmt.Errorf("running the reader of kernel variables: %w", err)
+	}
+	var found bpf.KernelBases
+	if err := coll.Variables[bpf.KernelVarFound].Get(&found); err != nil {
+		return 0, err
+	}
+	if found.PageOffset == 0 || found.Vmemmap == 0 {
+		return 0, errors.New("the kernel's page_offset_base or vmemmap_base cannot be read")
+	}
+	return found.PageOffset - found.Vmemmap>>k.pageStructShift<<k.pageShift, nil
+}
+
+// symbols finds the addresses of the kernel's variables. errNoSymbols if some are
+// not shown.
+func symbols(names ...string) ([]uint64, error) {
+	f, err := os.Open("/proc/kallsyms")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	at := make([]uint64, len(names))
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		fields := strings.Fields(lines.Text())
+		if len(fields) != 3 { // of a module
+			continue
+		}
+		if i := slices.Index(names, fields[2]); i >= 0 {
+			if at[i], err = strconv.ParseUint(fields[0], 16, 64); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if slices.Contains(at, 0) {
+		return nil, errNoSymbols
+	}
+	return at, nil
+}
+
+// baseByBuffers has buffer_heads touched, first by looking around, then in the
+// superblock of a disk of our own.
+func (k *kernel) baseByBuffers() (uint64, error) {
 	var base uint64
-	err := k.sampled(func(read func() []bpf.KernelSample) error {
+	err := sampled(func(read func() []bpf.KernelSample) error {
 		var err error
 		for _, touch := range []func() error{touchRoot, touchSuperblock} {
 			touchErr := touch()
@@ -41,10 +115,33 @@ func (k *kernel) linearBase() (uint64, error) {
 		}
 		return err
 	})
-	if err != nil {
-		return 0, fmt.Errorf("finding the kernel's linear map: %w", err)
+	return base, err
+}
+
+// loadKernelProgram loads one of the programs that look at the kernel.
+func loadKernelProgram(name string, constants map[string]uint64) (*ebpf.Collection, error) {
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("raising the limit of locked memory: %w", err)
 	}
-	return base, nil
+	spec, err := bpf.LoadKernel()
+	if err != nil {
+		return nil, err
+	}
+	for p := range spec.Programs {
+		if p != name {
+			delete(spec.Programs, p)
+		}
+	}
+	for c, value := range constants {
+		if err := spec.Variables[c].Set(value); err != nil {
+			return nil, err
+		}
+	}
+	coll, err := ebpf.NewCollection(spec)
+	if err != nil {
+		return nil, fmt.Errorf("loading the program %s: %w", name, err)
+	}
+	return coll, nil
 }
 
 // agree is the smallest K that enough samples have in common. A buffer in a later
@@ -77,15 +174,10 @@ func (k *kernel) agree(samples []bpf.KernelSample) (uint64, error) {
 }
 
 // sampled runs fn while touched buffer_heads are being collected.
-func (k *kernel) sampled(fn func(read func() []bpf.KernelSample) error) error {
-	spec, err := bpf.LoadKernel()
+func sampled(fn func(read func() []bpf.KernelSample) error) error {
+	coll, err := loadKernelProgram(bpf.KernelProgTouchBuffer, nil)
 	if err != nil {
 		return err
-	}
-	delete(spec.Programs, bpf.KernelProgSubmitters)
-	coll, err := ebpf.NewCollection(spec)
-	if err != nil {
-		return fmt.Errorf("loading the buffer_head sampler: %w", err)
 	}
 	defer coll.Close()
 	l, err := link.AttachTracing(link.TracingOptions{Program: coll.Programs[bpf.KernelProgTouchBuffer]})
@@ -110,6 +202,10 @@ func touchRoot() error {
 	}
 	return nil
 }
+
+// sightings is how often a buffer_head is looked up: the first time makes it, and
+// only a later one on the same CPU counts as touching it.
+const sightings = 8
 
 // superblocks are places where file systems look for their superblock by a
 // buffer_head, as mount options: each in another page.

@@ -50,6 +50,8 @@ func (s *source) Poll(fn func(Record) (taken bool)) (n int, lost bool, err error
 	if err := s.checkMisses(); err != nil {
 		return 0, false, err
 	}
+	reserved := end
+	defer func() { s.ring.behind = s.ring.at < reserved }()
 	end, cut := min(end, s.cut()), s.cut() != ^uint64(0)
 	boot := bootTime()
 	for {
@@ -105,13 +107,17 @@ func (s *source) record(h *bpf.CaptureRecord, raw []byte, after uint64, boot tim
 	return r, true, nil
 }
 
-// bootTime is the wall clock's time of the moment from which records are counted.
+// bootTime is the wall clock's time of the moment from which records are counted. The
+// wall clock is read first: whatever comes between the two readings makes records
+// look older than they are, and a frame may claim too little of the past but never
+// too much.
 func bootTime() time.Time {
+	now := time.Now()
 	var ts unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) != nil {
 		return time.Time{}
 	}
-	return time.Now().Add(-time.Duration(ts.Nano()))
+	return now.Add(-time.Duration(ts.Nano()))
 }
 
 // checkMisses makes a loss of every time that the kernel skipped a program.
@@ -185,6 +191,12 @@ func (s *source) Polled() uint64 {
 		return 0
 	}
 	return s.ring.at
+}
+
+func (s *source) Behind() bool {
+	s.consume.Lock()
+	defer s.consume.Unlock()
+	return s.ring != nil && s.ring.behind
 }
 
 func (s *source) Advance(pos uint64) error {

@@ -31,9 +31,10 @@ func Probe(ctx context.Context) Report {
 		probeBPFFS(),
 		probePreemption(),
 	}
-	r.Checks = append(r.Checks, probePrograms()...)
+	programs, bitwise := probePrograms()
+	r.Checks = append(r.Checks, programs...)
 	r.Answer = sumUp(r.Checks)
-	r.Disks = probeDisks(ctx)
+	r.Disks = probeDisks(ctx, bitwise)
 	return r
 }
 
@@ -136,19 +137,19 @@ func probePreemption() Check {
 }
 
 // probePrograms chooses the hook, finds the linear map and asks the verifier.
-func probePrograms() []Check {
+func probePrograms() (checks []Check, bitwise bool) {
 	k, err := inspectKernel()
 	if err != nil {
-		return []Check{verdict("hook", err, "", "a kernel that the remark does not exclude")}
+		return []Check{verdict("hook", err, "", "a kernel that the remark does not exclude")}, true
 	}
-	checks := []Check{probeHook(k)}
+	checks = append(checks, probeHook(k))
 	base, err := k.linearBase()
 	checks = append(checks, verdict("linear map", err, fmt.Sprintf("derived: %#x", base),
-		"modprobe loop, and have a file system of ext4, ext2, vfat, iso9660 or squashfs in the kernel"))
+		"a kernel with CONFIG_KALLSYMS_ALL=y; or modprobe loop and ext4, and try again"))
 	if err != nil {
-		return checks
+		return checks, k.bitwise
 	}
-	return append(checks, verdict("programs", tryPrograms(k, base), "accepted by the verifier", "report this with the kernel's version"))
+	return append(checks, verdict("programs", tryPrograms(k, base), "accepted by the verifier", "report this with the kernel's version")), k.bitwise
 }
 
 func probeHook(k *kernel) Check {
@@ -183,7 +184,7 @@ func tryPrograms(k *kernel, base uint64) error {
 	return nil
 }
 
-func probeDisks(ctx context.Context) []DiskReport {
+func probeDisks(ctx context.Context, bitwise bool) []DiskReport {
 	var reports []DiskReport
 	entries, err := os.ReadDir(sysBlock)
 	if err != nil {
@@ -196,12 +197,12 @@ func probeDisks(ctx context.Context) []DiskReport {
 		if n, err := sysInt(e.Name(), "size"); err != nil || n == 0 {
 			continue
 		}
-		reports = append(reports, probeDisk(e.Name()))
+		reports = append(reports, probeDisk(e.Name(), bitwise))
 	}
 	return reports
 }
 
-func probeDisk(kernelName string) DiskReport {
+func probeDisk(kernelName string, bitwise bool) DiskReport {
 	d, nameErr := describe(kernelName)
 	r := DiskReport{Disk: d}
 	if r.Path == "" {
@@ -216,7 +217,6 @@ func probeDisk(kernelName string) DiskReport {
 		name,
 	}
 	if nameErr == nil {
-		bitwise := haveAtomicOr() == nil
 		granule := granuleFor(d.Size, bitwise)
 		r.Checks = append(r.Checks, Check{Feature: "dirty map", Answer: Yes, Detail: fmt.Sprintf("granule %s, twice %s of memory",
 			bytesText(granule), bytesText(int64(chunksFor(d.Size, granule, bitwise))*chunkBytes))})

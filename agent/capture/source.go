@@ -84,8 +84,8 @@ type Record struct {
 	Disk block.DiskID
 	Op   frame.Op
 	block.Extent
-	// At is the time of the submission. It can step back between records of
-	// different CPUs; the order of delivery is the truth.
+	// At is the time of the submission, never later than it was. It can step back
+	// between records of different CPUs; the order of delivery is the truth.
 	At time.Time
 	// Data is what a write wrote, in the ring itself: valid during the callback only.
 	Data []byte
@@ -141,6 +141,9 @@ type Source interface {
 	// Polled is where Poll stands: every record before it was delivered, or is of no
 	// tracked disk.
 	Polled() uint64
+	// Behind reports whether the last Poll left records in the ring that were reserved
+	// before it began: then the writes before that moment are not all delivered.
+	Behind() bool
 	// Advance frees the ring up to pos, a Record.Pos. Only when all before is stored.
 	Advance(pos uint64) error
 	// Rewind makes Poll begin again at Position.

@@ -154,7 +154,7 @@ func (s *source) start(o Options) error {
 		return err
 	}
 	s.state.RingId = rand.Uint64()
-	if k.atomicOr {
+	if k.bitwise {
 		s.state.Bits = 1
 	}
 	if s.ring, err = openRing(s.maps["ring"]); err != nil {

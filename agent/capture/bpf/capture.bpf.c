@@ -24,6 +24,16 @@ char _license[] SEC("license") = "Dual BSD/GPL";
 
 enum copy { PIECES, WHOLE };
 
+/* What kernels differ in, as far as it decides which instructions a program has. */
+struct form {
+	enum copy copy;
+	enum granules granules;
+};
+
+#define FORM_510 ((struct form){ PIECES, BYTES })
+#define FORM_511 ((struct form){ PIECES, BITS })
+#define FORM_616 ((struct form){ WHOLE, BITS })
+
 static __always_inline __u8 record_op(__u32 op)
 {
 	switch (op) {
@@ -103,7 +113,7 @@ static __always_inline void keep(struct bio *bio, struct record *head, __u32 op,
 		lose(failed - 1);
 }
 
-static __always_inline int capture(struct bio *bio, enum copy how)
+static __always_inline int capture(struct bio *bio, struct form form)
 {
 	__u32 op = bio->bi_opf & REQ_OP_MASK, bytes = bio->bi_iter.bi_size;
 	struct gendisk *gendisk;
@@ -133,7 +143,7 @@ static __always_inline int capture(struct bio *bio, enum copy how)
 	if (disk->excludes && head.sector >= disk->exclude_first &&
 	    last <= disk->exclude_last && excluded(slot, head.sector, last))
 		return 0;
-	if (last >= disk->sectors || !mark(slot, disk, head.sector, bytes >> 9)) {
+	if (last >= disk->sectors || !mark(slot, disk, head.sector, bytes >> 9, form.granules)) {
 		suspect(disk, CAUSE_BEYOND_END);
 		return 0;
 	}
@@ -141,7 +151,7 @@ static __always_inline int capture(struct bio *bio, enum copy how)
 		return 0;
 	head.time = bpf_ktime_get_boot_ns();
 	head.cpu = bpf_get_smp_processor_id();
-	keep(bio, &head, op, how);
+	keep(bio, &head, op, form.copy);
 	return 0;
 }
 
@@ -166,23 +176,23 @@ static __always_inline bool remapped_in_place(struct bio *bio, __u32 from)
 	return !old->bi_partno || major == (__u32)old->bi_disk->major || major == 259;
 }
 
-static __always_inline int capture_remap(struct bio *bio, __u32 from, enum copy how)
+static __always_inline int capture_remap(struct bio *bio, __u32 from, struct form form)
 {
-	return remapped_in_place(bio, from) ? capture(bio, how) : 0;
+	return remapped_in_place(bio, from) ? capture(bio, form) : 0;
 }
 
-/* 5.10: the arguments begin with the request queue. */
+/* 5.10: the arguments begin with the request queue, and there is no atomic OR. */
 
 SEC("tp_btf/block_bio_queue")
 int queue_pieces_q(__u64 *ctx)
 {
-	return capture((struct bio *)ctx[1], PIECES);
+	return capture((struct bio *)ctx[1], FORM_510);
 }
 
 SEC("tp_btf/block_bio_remap")
 int remap_pieces_q(__u64 *ctx)
 {
-	return capture_remap((struct bio *)ctx[1], ctx[2], PIECES);
+	return capture_remap((struct bio *)ctx[1], ctx[2], FORM_510);
 }
 
 /* 5.11 to 6.15 */
@@ -190,13 +200,13 @@ int remap_pieces_q(__u64 *ctx)
 SEC("tp_btf/block_bio_queue")
 int queue_pieces(__u64 *ctx)
 {
-	return capture((struct bio *)ctx[0], PIECES);
+	return capture((struct bio *)ctx[0], FORM_511);
 }
 
 SEC("tp_btf/block_bio_remap")
 int remap_pieces(__u64 *ctx)
 {
-	return capture_remap((struct bio *)ctx[0], ctx[1], PIECES);
+	return capture_remap((struct bio *)ctx[0], ctx[1], FORM_511);
 }
 
 /* 6.16 to 6.19 */
@@ -204,13 +214,13 @@ int remap_pieces(__u64 *ctx)
 SEC("tp_btf/block_bio_queue")
 int queue_whole(__u64 *ctx)
 {
-	return capture((struct bio *)ctx[0], WHOLE);
+	return capture((struct bio *)ctx[0], FORM_616);
 }
 
 SEC("tp_btf/block_bio_remap")
 int remap_whole(__u64 *ctx)
 {
-	return capture_remap((struct bio *)ctx[0], ctx[1], WHOLE);
+	return capture_remap((struct bio *)ctx[0], ctx[1], FORM_616);
 }
 
 /*
@@ -232,19 +242,17 @@ int submit_whole(__u64 *ctx)
 
 	if (split && bio->bi_flags & trace_completion)
 		return 0;
-	return capture(bio, WHOLE);
+	return capture(bio, FORM_616);
 }
 
 /*
  * A write that fails leaves the device's blocks unknown, while the ring has what
  * should have been there.
  */
-SEC("tp_btf/block_rq_complete")
-int complete_rq(__u64 *ctx)
+static __always_inline int complete(struct request *rq, __u32 error, __u32 bytes, enum granules form)
 {
-	struct request *rq = (void *)ctx[0];
-	__u32 error = ctx[1], bytes = ctx[2], slot;
 	struct gendisk *gendisk;
+	__u32 slot;
 
 	if (!error || !record_op(rq->cmd_flags & REQ_OP_MASK) || bytes < 512)
 		return 0;
@@ -254,11 +262,23 @@ int complete_rq(__u64 *ctx)
 	slot = slot_of(gendisk);
 	if (slot >= MAX_DISKS)
 		return 0;
-	if (mark(slot, &disks[slot], rq->__sector, bytes >> 9))
+	if (mark(slot, &disks[slot], rq->__sector, bytes >> 9, form))
 		lose(CAUSE_REFUSED);
 	else
 		suspect(&disks[slot], CAUSE_REFUSED);
 	return 0;
+}
+
+SEC("tp_btf/block_rq_complete")
+int complete_bytes(__u64 *ctx)
+{
+	return complete((struct request *)ctx[0], ctx[1], ctx[2], BYTES);
+}
+
+SEC("tp_btf/block_rq_complete")
+int complete_bits(__u64 *ctx)
+{
+	return complete((struct request *)ctx[0], ctx[1], ctx[2], BITS);
 }
 
 /* The issue audit. A request that the driver gives back is issued again later. */

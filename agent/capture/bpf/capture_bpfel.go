@@ -66,7 +66,7 @@ type CaptureScratch struct {
 	Bytes    uint32
 	At       uint32
 	Gathered uint32
-	Sector   [1024]uint8
+	Sector   [2048]uint8
 	_        [4]byte
 }
 
@@ -96,7 +96,8 @@ const (
 	CaptureMapNames           = "names"
 	CaptureMapRing            = "ring"
 	CaptureMapScratches       = "scratches"
-	CaptureProgCompleteRq     = "complete_rq"
+	CaptureProgCompleteBits   = "complete_bits"
+	CaptureProgCompleteBytes  = "complete_bytes"
 	CaptureProgIssueQ         = "issue_q"
 	CaptureProgIssueRq        = "issue_rq"
 	CaptureProgQueuePieces    = "queue_pieces"
@@ -109,7 +110,6 @@ const (
 	CaptureProgRequeueRq      = "requeue_rq"
 	CaptureProgSubmitWhole    = "submit_whole"
 	CaptureVarArm64           = "arm64"
-	CaptureVarAtomicOr        = "atomic_or"
 	CaptureVarDisks           = "disks"
 	CaptureVarLinearBase      = "linear_base"
 	CaptureVarPageShift       = "page_shift"
@@ -160,18 +160,19 @@ type CaptureSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type CaptureProgramSpecs struct {
-	CompleteRq   *ebpf.ProgramSpec `ebpf:"complete_rq"`
-	IssueQ       *ebpf.ProgramSpec `ebpf:"issue_q"`
-	IssueRq      *ebpf.ProgramSpec `ebpf:"issue_rq"`
-	QueuePieces  *ebpf.ProgramSpec `ebpf:"queue_pieces"`
-	QueuePiecesQ *ebpf.ProgramSpec `ebpf:"queue_pieces_q"`
-	QueueWhole   *ebpf.ProgramSpec `ebpf:"queue_whole"`
-	RemapPieces  *ebpf.ProgramSpec `ebpf:"remap_pieces"`
-	RemapPiecesQ *ebpf.ProgramSpec `ebpf:"remap_pieces_q"`
-	RemapWhole   *ebpf.ProgramSpec `ebpf:"remap_whole"`
-	RequeueQ     *ebpf.ProgramSpec `ebpf:"requeue_q"`
-	RequeueRq    *ebpf.ProgramSpec `ebpf:"requeue_rq"`
-	SubmitWhole  *ebpf.ProgramSpec `ebpf:"submit_whole"`
+	CompleteBits  *ebpf.ProgramSpec `ebpf:"complete_bits"`
+	CompleteBytes *ebpf.ProgramSpec `ebpf:"complete_bytes"`
+	IssueQ        *ebpf.ProgramSpec `ebpf:"issue_q"`
+	IssueRq       *ebpf.ProgramSpec `ebpf:"issue_rq"`
+	QueuePieces   *ebpf.ProgramSpec `ebpf:"queue_pieces"`
+	QueuePiecesQ  *ebpf.ProgramSpec `ebpf:"queue_pieces_q"`
+	QueueWhole    *ebpf.ProgramSpec `ebpf:"queue_whole"`
+	RemapPieces   *ebpf.ProgramSpec `ebpf:"remap_pieces"`
+	RemapPiecesQ  *ebpf.ProgramSpec `ebpf:"remap_pieces_q"`
+	RemapWhole    *ebpf.ProgramSpec `ebpf:"remap_whole"`
+	RequeueQ      *ebpf.ProgramSpec `ebpf:"requeue_q"`
+	RequeueRq     *ebpf.ProgramSpec `ebpf:"requeue_rq"`
+	SubmitWhole   *ebpf.ProgramSpec `ebpf:"submit_whole"`
 }
 
 // CaptureMapSpecs contains maps before they are loaded into the kernel.
@@ -193,7 +194,6 @@ type CaptureMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type CaptureVariableSpecs struct {
 	Arm64           *ebpf.VariableSpec `ebpf:"arm64"`
-	AtomicOr        *ebpf.VariableSpec `ebpf:"atomic_or"`
 	Disks           *ebpf.VariableSpec `ebpf:"disks"`
 	LinearBase      *ebpf.VariableSpec `ebpf:"linear_base"`
 	PageShift       *ebpf.VariableSpec `ebpf:"page_shift"`
@@ -250,7 +250,6 @@ func (m *CaptureMaps) Close() error {
 // It can be passed to LoadCaptureObjects or ebpf.CollectionSpec.LoadAndAssign.
 type CaptureVariables struct {
 	Arm64           *ebpf.Variable `ebpf:"arm64"`
-	AtomicOr        *ebpf.Variable `ebpf:"atomic_or"`
 	Disks           *ebpf.Variable `ebpf:"disks"`
 	LinearBase      *ebpf.Variable `ebpf:"linear_base"`
 	PageShift       *ebpf.Variable `ebpf:"page_shift"`
@@ -263,23 +262,25 @@ type CaptureVariables struct {
 //
 // It can be passed to LoadCaptureObjects or ebpf.CollectionSpec.LoadAndAssign.
 type CapturePrograms struct {
-	CompleteRq   *ebpf.Program `ebpf:"complete_rq"`
-	IssueQ       *ebpf.Program `ebpf:"issue_q"`
-	IssueRq      *ebpf.Program `ebpf:"issue_rq"`
-	QueuePieces  *ebpf.Program `ebpf:"queue_pieces"`
-	QueuePiecesQ *ebpf.Program `ebpf:"queue_pieces_q"`
-	QueueWhole   *ebpf.Program `ebpf:"queue_whole"`
-	RemapPieces  *ebpf.Program `ebpf:"remap_pieces"`
-	RemapPiecesQ *ebpf.Program `ebpf:"remap_pieces_q"`
-	RemapWhole   *ebpf.Program `ebpf:"remap_whole"`
-	RequeueQ     *ebpf.Program `ebpf:"requeue_q"`
-	RequeueRq    *ebpf.Program `ebpf:"requeue_rq"`
-	SubmitWhole  *ebpf.Program `ebpf:"submit_whole"`
+	CompleteBits  *ebpf.Program `ebpf:"complete_bits"`
+	CompleteBytes *ebpf.Program `ebpf:"complete_bytes"`
+	IssueQ        *ebpf.Program `ebpf:"issue_q"`
+	IssueRq       *ebpf.Program `ebpf:"issue_rq"`
+	QueuePieces   *ebpf.Program `ebpf:"queue_pieces"`
+	QueuePiecesQ  *ebpf.Program `ebpf:"queue_pieces_q"`
+	QueueWhole    *ebpf.Program `ebpf:"queue_whole"`
+	RemapPieces   *ebpf.Program `ebpf:"remap_pieces"`
+	RemapPiecesQ  *ebpf.Program `ebpf:"remap_pieces_q"`
+	RemapWhole    *ebpf.Program `ebpf:"remap_whole"`
+	RequeueQ      *ebpf.Program `ebpf:"requeue_q"`
+	RequeueRq     *ebpf.Program `ebpf:"requeue_rq"`
+	SubmitWhole   *ebpf.Program `ebpf:"submit_whole"`
 }
 
 func (p *CapturePrograms) Close() error {
 	return _CaptureClose(
-		p.CompleteRq,
+		p.CompleteBits,
+		p.CompleteBytes,
 		p.IssueQ,
 		p.IssueRq,
 		p.QueuePieces,

@@ -56,8 +56,11 @@ static __always_inline int gather(struct scratch *s)
 
 	if (n > SECTOR - at)
 		n = SECTOR - at;
-	if (at >= SECTOR || !n || n > SECTOR)
-		return CAUSE_READ_FAULT + 1;
+	/* Bounds that the verifier sees, and the compiler does not know already. */
+	OPAQUE(n);
+	OPAQUE(at);
+	n &= 2 * SECTOR - 1;
+	at &= SECTOR - 1;
 	if (bpf_probe_read_kernel(s->sector + at, n, (void *)s->walk.address))
 		return CAUSE_READ_FAULT + 1;
 	s->walk.address += n;

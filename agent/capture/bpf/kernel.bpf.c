@@ -39,6 +39,26 @@ int touch_buffer(__u64 *ctx)
 	return 0;
 }
 
+/* Where the variables lie that hold the linear map's beginnings: from kallsyms. */
+const volatile __u64 page_offset_at;
+const volatile __u64 vmemmap_at;
+
+struct bases {
+	__u64 page_offset;
+	__u64 vmemmap;
+};
+
+struct bases found SEC(".data.bases");
+
+/* Run once by the agent, attached to nothing. */
+SEC("raw_tp")
+int read_bases(void *ctx)
+{
+	bpf_probe_read_kernel(&found.page_offset, sizeof(__u64), (void *)page_offset_at);
+	bpf_probe_read_kernel(&found.vmemmap, sizeof(__u64), (void *)vmemmap_at);
+	return 0;
+}
+
 /* A task that may be between a bio's submission and its entry into the queue. */
 struct submitter {
 	__u64 start;

@@ -13,6 +13,12 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type KernelBases struct {
+	_          structs.HostLayout
+	PageOffset uint64
+	Vmemmap    uint64
+}
+
 type KernelSample struct {
 	_    structs.HostLayout
 	Page uint64
@@ -24,10 +30,14 @@ type KernelSample struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	KernelProgReadBases   = "read_bases"
 	KernelProgSubmitters  = "submitters"
 	KernelProgTouchBuffer = "touch_buffer"
+	KernelVarFound        = "found"
+	KernelVarPageOffsetAt = "page_offset_at"
 	KernelVarSampled      = "sampled"
 	KernelVarSamples      = "samples"
+	KernelVarVmemmapAt    = "vmemmap_at"
 )
 
 // LoadKernel returns the embedded CollectionSpec for Kernel.
@@ -72,6 +82,7 @@ type KernelSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type KernelProgramSpecs struct {
+	ReadBases   *ebpf.ProgramSpec `ebpf:"read_bases"`
 	Submitters  *ebpf.ProgramSpec `ebpf:"submitters"`
 	TouchBuffer *ebpf.ProgramSpec `ebpf:"touch_buffer"`
 }
@@ -86,8 +97,11 @@ type KernelMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type KernelVariableSpecs struct {
-	Sampled *ebpf.VariableSpec `ebpf:"sampled"`
-	Samples *ebpf.VariableSpec `ebpf:"samples"`
+	Found        *ebpf.VariableSpec `ebpf:"found"`
+	PageOffsetAt *ebpf.VariableSpec `ebpf:"page_offset_at"`
+	Sampled      *ebpf.VariableSpec `ebpf:"sampled"`
+	Samples      *ebpf.VariableSpec `ebpf:"samples"`
+	VmemmapAt    *ebpf.VariableSpec `ebpf:"vmemmap_at"`
 }
 
 // KernelObjects contains all objects after they have been loaded into the kernel.
@@ -120,20 +134,25 @@ func (m *KernelMaps) Close() error {
 //
 // It can be passed to LoadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type KernelVariables struct {
-	Sampled *ebpf.Variable `ebpf:"sampled"`
-	Samples *ebpf.Variable `ebpf:"samples"`
+	Found        *ebpf.Variable `ebpf:"found"`
+	PageOffsetAt *ebpf.Variable `ebpf:"page_offset_at"`
+	Sampled      *ebpf.Variable `ebpf:"sampled"`
+	Samples      *ebpf.Variable `ebpf:"samples"`
+	VmemmapAt    *ebpf.Variable `ebpf:"vmemmap_at"`
 }
 
 // KernelPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to LoadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type KernelPrograms struct {
+	ReadBases   *ebpf.Program `ebpf:"read_bases"`
 	Submitters  *ebpf.Program `ebpf:"submitters"`
 	TouchBuffer *ebpf.Program `ebpf:"touch_buffer"`
 }
 
 func (p *KernelPrograms) Close() error {
 	return _KernelClose(
+		p.ReadBases,
 		p.Submitters,
 		p.TouchBuffer,
 	)

@@ -94,7 +94,7 @@ struct counters {
 	__u64 issued;
 };
 
-/* First and last sector. Entry 0 holds the number of ranges in first. */
+/* First and last sector. Entry 0 is unused. */
 struct range {
 	__u64 first, last;
 };
@@ -107,7 +107,6 @@ const volatile __u64 linear_base;  /* K: address = K + (page >> page_struct_shif
 const volatile __u32 page_struct_shift = 6;
 const volatile __u32 page_shift = 12;
 const volatile __u32 trace_completion; /* the flag's mask in bi_flags */
-const volatile bool atomic_or;         /* BPF_ATOMIC: 5.12 */
 const volatile bool arm64;             /* else amd64: where a kprobe finds its arguments */
 
 struct {
@@ -139,8 +138,7 @@ struct {
 } counts SEC(".maps");
 
 /*
- * Dirty maps: index 2*slot+generation. A bit a granule, or a byte a granule
- * where the kernel has no atomic OR. The last index is nobody's: the agent
+ * Dirty maps: index 2*slot+generation. The last index is nobody's: the agent
  * updates it to have the kernel wait until no program runs any more that began
  * before.
  */
@@ -169,6 +167,12 @@ struct {
 		__uint(value_size, sizeof(struct range));
 	});
 } excludes SEC(".maps");
+
+/*
+ * Keeps the compiler from knowing a value, and so from turning a loop's counter,
+ * which the verifier can follow, into another, which it cannot.
+ */
+#define OPAQUE(x) asm volatile("" : "+r"(x))
 
 static __always_inline void lose(__u32 cause)
 {

@@ -4,8 +4,8 @@
 
 #include "layout.h"
 
-/* One chunk of a dirty map, in granules. */
-#define CHUNK_SHIFT (atomic_or ? 15 : 12)
+/* A granule is a bit, or a byte where the kernel has no atomic OR: before 5.12. */
+enum granules { BITS, BYTES };
 
 /* The longest bio, 4 GiB of discards, in chunks of 4 KiB granules, one byte each. */
 #define MAX_CHUNKS 260
@@ -30,87 +30,113 @@ static __always_inline int mark_bits(__u64 *words, __u32 first, __u32 last)
 	}
 	mark_word(words, at, head);
 	mark_word(words, at + between, tail);
-	for (__u32 i = 1; i < CHUNK_WORDS && i < between; i++)
+	for (__u32 i = 1; i < CHUNK_WORDS; i++) {
+		OPAQUE(between);
+		if (i >= between)
+			break;
 		*(volatile __u64 *)&words[(at + i) & (CHUNK_WORDS - 1)] = ~0ULL;
+	}
 	return 0;
 }
 
 static __always_inline int mark_bytes(__u8 *bytes, __u32 first, __u32 last)
 {
-	for (__u32 i = 0; i < CHUNK_BYTES && i <= last - first; i++)
+	__u32 more = last - first, between = (last >> 3) - (first >> 3);
+
+	/* The words at both ends by bytes, the others whole: ones over ones are ones. */
+	for (__u32 i = 0; i < 8; i++) {
+		OPAQUE(more);
+		if (i > more)
+			break;
 		*(volatile __u8 *)&bytes[(first + i) & (CHUNK_BYTES - 1)] = 1;
+		*(volatile __u8 *)&bytes[(last - i) & (CHUNK_BYTES - 1)] = 1;
+	}
+	for (__u32 i = 1; i < CHUNK_WORDS; i++) {
+		OPAQUE(between);
+		if (i >= between)
+			break;
+		*(volatile __u64 *)&bytes[((first >> 3) + i) * 8 & (CHUNK_BYTES - 8)] =
+			0x0101010101010101ULL;
+	}
 	return 0;
 }
 
-/*
- * Marks granules first..last of one chunk. Global, so that the verifier walks its
- * loop once and not once per caller. Non-zero if the map has no such chunk.
- */
-__noinline int mark_chunk(__u32 index, __u32 chunk, __u32 first, __u32 last)
+static __always_inline void *chunk_at(__u32 index, __u32 chunk)
 {
 	void *map = bpf_map_lookup_elem(&dirty, &index);
 
-	if (!map)
-		return 1;
-	void *bits = bpf_map_lookup_elem(map, &chunk);
-	if (!bits)
-		return 1;
-	return atomic_or ? mark_bits(bits, first, last) : mark_bytes(bits, first, last);
-}
-
-/* Marks the sectors dirty in the current generation; false if the map ends before. */
-static __always_inline bool mark(__u32 slot, struct disk *disk, __u64 sector, __u32 sectors)
-{
-	__u32 shift = disk->granule_shift & 63, last_in_chunk = (1U << CHUNK_SHIFT) - 1;
-	__u64 first = sector >> shift, last = (sector + sectors - 1) >> shift;
-	__u32 chunk = first >> CHUNK_SHIFT, more = (last >> CHUNK_SHIFT) - chunk;
-	__u32 index = slot * 2 + (*(volatile __u64 *)&self.generation & 1);
-	__u32 from = first & last_in_chunk;
-
-	for (__u32 i = 0; i < MAX_CHUNKS; i++) {
-		__u32 to = i == more ? last & last_in_chunk : last_in_chunk;
-
-		if (mark_chunk(index, chunk + i, from, to))
-			return false;
-		if (i == more)
-			return true;
-		from = 0;
-	}
-	return false;
+	return map ? bpf_map_lookup_elem(map, &chunk) : NULL;
 }
 
 /*
- * Whether all of first..last lies in one excluded range. Ranges are sorted and
- * disjoint; entry 0 holds their number. Global for the verifier's sake.
+ * Functions with loops are global, so that the verifier walks each once and not once
+ * per caller; there are two of each, since it does not even suffer to see the other's
+ * instructions.
+ *
+ * mark_chunk_FORM marks granules first..last of one chunk, mark_FORM sectors of a
+ * disk in the current generation. Both return non-zero if the map ends before.
  */
+#define DEFINE_MARK(FORM, SHIFT)                                                               \
+	__noinline int mark_chunk_##FORM(__u32 index, __u32 chunk, __u32 first, __u32 last)    \
+	{                                                                                      \
+		void *map = chunk_at(index, chunk);                                            \
+                                                                                               \
+		return map ? mark_##FORM(map, first, last) : 1;                                \
+	}                                                                                      \
+                                                                                               \
+	__noinline int mark_sectors_##FORM(__u32 slot, __u32 shift, __u64 sector, __u32 sectors) \
+	{                                                                                      \
+		__u64 first = sector >> (shift & 63), last = (sector + sectors - 1) >> (shift & 63); \
+		__u32 chunk = first >> SHIFT, more = (last >> SHIFT) - chunk;                  \
+		__u32 index = slot * 2 + (*(volatile __u64 *)&self.generation & 1);            \
+		__u32 end = (1U << SHIFT) - 1, from = first & end;                             \
+                                                                                               \
+		for (__u32 i = 0; i < MAX_CHUNKS; i++) {                                       \
+			OPAQUE(more);                                                          \
+			if (i >= more)                                                         \
+				return mark_chunk_##FORM(index, chunk + i, from, last & end);  \
+			if (mark_chunk_##FORM(index, chunk + i, from, end))                    \
+				return 1;                                                      \
+			from = 0;                                                              \
+		}                                                                              \
+		return 1;                                                                      \
+	}
+
+DEFINE_MARK(bits, 15)
+DEFINE_MARK(bytes, 12)
+
+/* Marks the sectors dirty in the current generation; false if the map ends before. */
+static __always_inline bool mark(__u32 slot, struct disk *disk, __u64 sector, __u32 sectors,
+				 enum granules form)
+{
+	return form == BITS ? !mark_sectors_bits(slot, disk->granule_shift, sector, sectors) :
+			      !mark_sectors_bytes(slot, disk->granule_shift, sector, sectors);
+}
+
+/*
+ * One step of the search below: at + step, if the range there begins at or before
+ * sector, else at. A function so that the verifier forgets which way it went, and
+ * does not walk every way through the search.
+ */
+__noinline __u32 excluded_step(__u32 slot, __u32 at, __u32 step, __u64 sector)
+{
+	void *map = bpf_map_lookup_elem(&excludes, &slot);
+	struct range *range;
+
+	at += step;
+	range = map ? bpf_map_lookup_elem(map, &at) : NULL;
+	return range && range->first <= sector ? at : at - step;
+}
+
+/* Whether all of first..last lies in one excluded range: sorted, disjoint, from 1 on. */
 __noinline int excluded(__u32 slot, __u64 first, __u64 last)
 {
 	void *map = bpf_map_lookup_elem(&excludes, &slot);
-	__u32 low = 0, high, zero = 0;
 	struct range *range;
+	__u32 at = 0;
 
-	if (!map)
-		return 0;
-	range = bpf_map_lookup_elem(map, &zero);
-	if (!range)
-		return 0;
-	/* The answer, the last range that begins at or before first, is in [low, high). */
-	high = range->first + 1;
-	for (int i = 0; i < 13; i++) { /* log2(MAX_EXCLUDES) + 1 */
-		__u32 middle = (low + high) / 2;
-
-		if (low + 1 >= high)
-			break;
-		range = bpf_map_lookup_elem(map, &middle);
-		if (!range)
-			return 0;
-		if (range->first <= first)
-			low = middle;
-		else
-			high = middle;
-	}
-	if (!low)
-		return 0;
-	range = bpf_map_lookup_elem(map, &low);
+	for (__u32 step = MAX_EXCLUDES / 2; step; step /= 2)
+		at = excluded_step(slot, at, step, first);
+	range = map && at ? bpf_map_lookup_elem(map, &at) : NULL;
 	return range && range->first <= first && last <= range->last;
 }

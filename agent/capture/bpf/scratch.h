@@ -16,7 +16,7 @@ struct scratch {
 	__u32 bytes;    /* of the bio, not yet in the ring */
 	__u32 at;       /* bytes in the record that is being filled */
 	__u32 gathered; /* bytes in sector */
-	__u8 sector[2 * SECTOR];
+	__u8 sector[4 * SECTOR]; /* one is used; the verifier must see that it cannot overflow */
 };
 
 struct depth {
