@@ -27,6 +27,8 @@ type ring struct {
 	data []byte
 	mask uint64
 	at   uint64 // the next record to look at; between consumer and producer
+
+	behind bool // the last Poll left what was reserved before it
 }
 
 func openRing(m *ebpf.Map) (*ring, error) {
