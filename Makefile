@@ -10,7 +10,9 @@ FUZZTIME ?= 5s
 # Packages where a data race would cost data.
 RACE = ./pkg/... ./agent/journal/... ./agent/ship/... ./agent/pipeline/... ./controlplane/relay/... ./controlplane/recovery/... ./controlplane/objstore/...
 
-.PHONY: all build test race fuzz lint check generate crossbuild demo bench testbed clean
+SHELL = /bin/bash -o pipefail
+
+.PHONY: all build test race fuzz lint check generate crossbuild demo bench testbed testbed-short clean
 
 all: build
 
@@ -62,10 +64,15 @@ bench:
 	scripts/setup.sh bench
 	$(GO) test -run '^$$' -bench . -benchtime 1s -count 5 ./pkg/frame ./agent/... ./controlplane/...
 
-# The slow scenarios; the short ones are part of .ci/run.
+# Every scenario against the real binaries; testbed-short are those .ci/run has time for.
 testbed: build
 	scripts/setup.sh test
-	$(GO) test -count 1 -timeout 30m -tags testbed ./testbed/...
+	$(GO) test -count 1 -timeout 60m -tags testbed ./testbed
+
+SHORT = TestReplicaEqualsSource|TestAgentKilledUnderLoad|TestControlPlaneKilledUnderLoad|TestRingOverflow|TestUncleanStop|TestGuestCannotTouchItsPast|TestServedEqualsMaterialised|TestVaultAloneIsEnough|TestDiskGrows|TestDiskGone|TestTwoAgentsWithOneIdentity|TestJournalOnAProtectedDisk
+testbed-short: build
+	scripts/setup.sh test
+	$(GO) test -count 1 -timeout 20m -tags testbed -run '^($(SHORT))$$' -v ./testbed | grep -E '^(---|ok|FAIL|panic|    [a-z_]+_test.go)'
 
 clean:
 	rm -rf bin dist
