@@ -10,7 +10,8 @@ FUZZTIME ?= 5s
 # Packages where a data race would cost data.
 RACE = ./pkg/... ./agent/journal/... ./agent/ship/... ./agent/pipeline/... ./controlplane/relay/... ./controlplane/recovery/... ./controlplane/objstore/...
 
-SHELL = /bin/bash -o pipefail
+SHELL = /bin/bash
+.SHELLFLAGS = -o pipefail -c
 
 .PHONY: all build test race fuzz lint check generate crossbuild demo bench testbed testbed-short clean
 
