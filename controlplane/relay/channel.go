@@ -160,7 +160,7 @@ func (m *machine) drain(ctx context.Context) error {
 // welcome tells the agent what the relay has. The machine's positions must be known
 // for it: from the spool, else from the vault.
 func (s *Server) welcome(c *channel) *wire.Error {
-	if err := s.learn(c.ctx, c.m); err != nil {
+	if err := s.learn(c); err != nil {
 		_, remedy := trouble(err)
 		return wire.Refuse(wire.CodeVaultDown, remedy, "where machine %s stands cannot be told now: %v", c.m.id, err)
 	}

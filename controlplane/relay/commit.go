@@ -18,6 +18,8 @@ import (
 const (
 	firstRetry = 250 * time.Millisecond
 	lastRetry  = 30 * time.Second
+	// learnTimeout is less than an agent waits for its welcome.
+	learnTimeout = 10 * time.Second
 )
 
 // plan has the machine's next object committed when it is due: now by a worker, or
@@ -61,7 +63,7 @@ func (s *Server) commitOnce(m *machine, arena []byte) []byte {
 	defer func() { <-m.writing }()
 	ctx, cancel := context.WithTimeout(s.ctx, commitTimeout)
 	defer cancel()
-	if err := s.openWriter(ctx, m); err != nil {
+	if err := s.openWriter(ctx, m, nil); err != nil {
 		s.failed(m, err)
 		return arena
 	}
@@ -219,15 +221,18 @@ func (s *Server) noteHopeless(m *machine, b batch) {
 	}
 }
 
-// learn makes sure that the machine's positions are known.
-func (s *Server) learn(ctx context.Context, m *machine) error {
+// learn makes sure that the machine's positions are known and, where the agent has been
+// away, that no other relay has moved them. A vault that cannot be asked keeps only
+// those out of whom nothing is known at all.
+func (s *Server) learn(c *channel) error {
+	m := c.m
 	m.mu.Lock()
-	known := m.known
+	known, away := m.known, m.away
 	m.mu.Unlock()
-	if known {
+	if known && !away {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(c.ctx, learnTimeout)
 	defer cancel()
 	select {
 	case m.writing <- struct{}{}:
@@ -235,17 +240,32 @@ func (s *Server) learn(ctx context.Context, m *machine) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if err := s.openWriter(ctx, m); err != nil {
-		s.failed(m, err)
-		return err
+	m.mu.Lock()
+	pending := len(m.log)+len(m.base) > 0
+	m.mu.Unlock()
+	if !pending { // with frames waiting, the next commit finds out
+		m.dropWriter()
 	}
-	s.recovered(m)
-	return nil
+	err := s.openWriter(ctx, m, c)
+	switch {
+	case err != nil && !errors.Is(err, context.Canceled):
+		s.failed(m, err)
+	case err == nil:
+		m.mu.Lock()
+		m.away = false
+		m.mu.Unlock()
+		s.recovered(m)
+	}
+	if known {
+		return nil
+	}
+	return err
 }
 
 // openWriter takes the machine's lease, unless it is held, and compares what the vault
-// has with what is here. m.writing is held.
-func (s *Server) openWriter(ctx context.Context, m *machine) error {
+// has with what is here. asking is the channel that waits for it, if one does. m.writing
+// is held.
+func (s *Server) openWriter(ctx context.Context, m *machine, asking *channel) error {
 	if m.writer != nil {
 		return nil
 	}
@@ -253,7 +273,7 @@ func (s *Server) openWriter(ctx context.Context, m *machine) error {
 	if err != nil {
 		return err
 	}
-	if err := s.reconcile(m, w.State()); err != nil {
+	if err := s.reconcile(m, w.State(), asking); err != nil {
 		_ = w.Close()
 		return err
 	}

@@ -25,6 +25,7 @@ const (
 	EventVaultFull        EventType = "vault-full"
 	EventVaultReadOnly    EventType = "vault-read-only"
 	EventVaultUnreachable EventType = "vault-unreachable"
+	EventVaultRefused     EventType = "vault-refused" // frames do not continue what it has, or it is damaged
 	EventLeaseLost        EventType = "lease-lost"
 	EventVaultRecovered   EventType = "vault-recovered"
 	EventBaseMissing      EventType = "base-missing" // an epoch was declared complete and its base is not

@@ -407,3 +407,42 @@ func TestLargeObjectsForABacklog(t *testing.T) {
 		t.Errorf("%d objects for a backlog of 10 MiB", n)
 	}
 }
+
+// TestAnAgentThatWasElsewhere: while it was disconnected, another relay took its
+// frames. This one asks the vault again instead of trusting what it knew.
+func TestAnAgentThatWasElsewhere(t *testing.T) {
+	s := newStage(t, nil)
+	a := s.agent()
+	log := a.open(wire.Log)
+	log.send(a.begin())
+	a.arrived()
+	s.server.Disconnect(a.machine, "test", "")
+	log.refused(wire.CodeUnauthorised)
+	w, err := s.vault.OpenWriter(t.Context(), a.machine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Commit(t.Context(), [][]byte{a.write(512), a.write(512)}); err != nil {
+		t.Fatal(err)
+	}
+	again := a.open(wire.Log)
+	if again.welcome.Spooled != 3 {
+		t.Fatalf("welcome %+v", again.welcome)
+	}
+	again.send(a.write(512))
+	a.arrived()
+	s.server.Disconnect(a.machine, "test", "")
+	again.refused(wire.CodeUnauthorised)
+	// With the vault out of reach, what is known is better than nothing.
+	s.vault.OnOpen(func(block.MachineID) error { return errors.New("down") })
+	if w := a.open(wire.Log).welcome; w.Spooled != 4 {
+		t.Errorf("welcome %+v", w)
+	}
+}
+
+func TestAStopIsAnnounced(t *testing.T) {
+	s := newStage(t, nil)
+	log := s.agent().open(wire.Log)
+	s.stop()
+	log.refused(wire.CodeShuttingDown)
+}

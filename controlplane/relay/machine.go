@@ -26,6 +26,9 @@ type machine struct {
 	// known says that the positions come from the spool or the vault. Until then
 	// nobody can be welcomed.
 	known bool
+	// away says that the agent was disconnected since the vault was last asked: it may
+	// have been with another relay.
+	away bool
 
 	accepted, spooled, committed             spool.LogPosition
 	baseAccepted, baseSpooled, baseCommitted spool.BasePosition
@@ -59,7 +62,7 @@ func newMachine(id block.MachineID) *machine {
 
 // restore takes what the spool found after a restart.
 func (m *machine) restore(r spool.Machine, now time.Time) {
-	m.known = true
+	m.known, m.away = true, true
 	m.spooled, m.committed = r.Spooled, r.Committed
 	m.baseSpooled, m.baseCommitted = r.BaseSpooled, r.BaseCommitted
 	m.accepted, m.baseAccepted = m.spooled, m.baseSpooled

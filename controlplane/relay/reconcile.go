@@ -21,8 +21,9 @@ import (
 //     vault's. The agent sees them in the next Welcome and begins an epoch with the
 //     reason relay-lost-spool.
 
-// reconcile applies the above. m.writing is held.
-func (s *Server) reconcile(m *machine, st State) error {
+// reconcile applies the above. asking is a channel that waits for the outcome to be
+// welcomed by it. m.writing is held.
+func (s *Server) reconcile(m *machine, st State, asking *channel) error {
 	m.mu.Lock()
 	dropped := m.dropCommitted(st)
 	fits := m.fits(st)
@@ -36,7 +37,7 @@ func (s *Server) reconcile(m *machine, st State) error {
 		s.feed()
 		return nil
 	}
-	return s.reset(m, st)
+	return s.reset(m, st, asking)
 }
 
 // dropCommitted takes out what the vault has. mu is held.
@@ -102,14 +103,14 @@ func (m *machine) adopt(st State) {
 // errUnsettled puts a reset off while frames are on their way to the disk.
 var errUnsettled = errors.New("relay: frames are still being written to the spool")
 
-// reset drops everything of the machine here and starts from the vault. m.writing is
-// held.
-func (s *Server) reset(m *machine, st State) error {
+// reset drops everything of the machine here and starts from the vault. Its session
+// ends, but for the channel that asks: that one was told nothing yet. m.writing is held.
+func (s *Server) reset(m *machine, st State, asking *channel) error {
 	m.mu.Lock()
 	ses, at := m.session, m.spooled
 	m.mu.Unlock()
 	if ses != nil {
-		ses.end(wire.Refuse(wire.CodeChainGap, "the agent begins a new epoch by itself", "the relay's spool does not continue the vault's history"))
+		ses.end(asking, wire.Refuse(wire.CodeChainGap, "the agent begins a new epoch by itself", "the relay's spool does not continue the vault's history"))
 	}
 	if err := m.drain(s.ctx); err != nil {
 		return err
@@ -128,6 +129,9 @@ func (s *Server) reset(m *machine, st State) error {
 	m.mu.Unlock()
 	s.spool.Free(out...)
 	s.feed()
+	if len(out) == 0 && at.Before(st.Last) {
+		return nil // another relay went on where this one stopped
+	}
 	s.event(Event{Machine: m.id, Type: EventSpoolDiverged,
 		Message: fmt.Sprintf("the vault's history of machine %s ends at %s; the %d frames in the spool (up to %s) do not continue it and were dropped", m.id, st.Last, len(out), at.Position),
 		Remedy:  "none: the agent resyncs by itself with the reason relay-lost-spool; if it happens again, check the spool's disk and that no second relay writes for this machine"})
@@ -139,7 +143,7 @@ func (s *Server) reset(m *machine, st State) error {
 func (s *Server) lost(m *machine, err error) {
 	s.event(Event{Machine: m.id, Type: EventSpoolDamaged, Message: err.Error(),
 		Remedy: "check the spool's disk; the machine resyncs by itself with the reason relay-lost-spool"})
-	if err := s.reset(m, m.writer.State()); err != nil {
+	if err := s.reset(m, m.writer.State(), nil); err != nil {
 		s.failed(m, err)
 	}
 }

@@ -196,9 +196,9 @@ func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 
 // Close stops in good order: agents are told, what is in the spool stays there.
 func (s *Server) Close() error {
+	s.closeSessions(wire.Refuse(wire.CodeShuttingDown, "none: the agent comes back by itself", "the relay is stopping"))
 	s.cancel()
 	s.ready.close()
-	s.closeSessions(wire.Refuse(wire.CodeShuttingDown, "", "the relay is stopping"))
 	var err error
 	if s.listener != nil {
 		err = s.listener.Close()

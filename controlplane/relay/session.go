@@ -50,14 +50,18 @@ func (s *session) all() []*channel {
 	return all
 }
 
-// end refuses all channels and waits until they are gone.
-func (s *session) end(why *wire.Error) {
+// end refuses all channels but one (nil for all) and waits until they are gone.
+func (s *session) end(spared *channel, why *wire.Error) {
 	all := s.all()
 	for _, c := range all {
-		c.refuse(why)
+		if c != spared {
+			c.refuse(why)
+		}
 	}
 	for _, c := range all {
-		<-c.done
+		if c != spared {
+			<-c.done
+		}
 	}
 }
 
@@ -102,7 +106,7 @@ func (s *Server) admit(c *channel, hello wire.Hello) *wire.Error {
 			return refusal
 		}
 		if old != nil {
-			old.end(wire.Refuse(wire.CodeReplaced, "", "the agent has connected again"))
+			old.end(nil, wire.Refuse(wire.CodeReplaced, "", "the agent has connected again"))
 		}
 		done, wait, refusal := s.join(c, hello)
 		if done || refusal != nil {
@@ -133,7 +137,7 @@ func (s *Server) contest(m *machine, hello wire.Hello) (*session, *wire.Error) {
 	if !old.alive(s.ctx) {
 		return old, nil
 	}
-	remedy := "two machines have one identity, most likely one is a clone of the other: enrol the clone under its own identity (understudy-agent enrol --new-identity)"
+	remedy := "two machines have one identity, most likely one is a clone of the other: enrol the clone under an identity of its own (understudy-agent enrol --force)"
 	if s.mayTell(EventIdentityConflict, m.id) {
 		s.event(Event{Machine: m.id, Type: EventIdentityConflict, Remedy: remedy,
 			Message: fmt.Sprintf("a second agent claims to be machine %s, which is connected from %s", m.id, old.remote)})
@@ -193,7 +197,7 @@ func (s *Server) leave(c *channel, why error) {
 	last := len(ses.channels) == 0
 	ses.mu.Unlock()
 	if last && m.session == ses {
-		m.session = nil
+		m.session, m.away = nil, true
 		s.count(-1)
 	}
 	m.mu.Unlock()
@@ -211,7 +215,7 @@ func (s *Server) closeSessions(why *wire.Error) {
 		ses := m.session
 		m.mu.Unlock()
 		if ses != nil {
-			wg.Go(func() { ses.end(why) })
+			wg.Go(func() { ses.end(nil, why) })
 		}
 	}
 	wg.Wait()
@@ -230,6 +234,6 @@ func (s *Server) Disconnect(id block.MachineID, message, remedy string) {
 	ses := m.session
 	m.mu.Unlock()
 	if ses != nil {
-		ses.end(wire.Refuse(wire.CodeUnauthorised, remedy, "%s", message))
+		ses.end(nil, wire.Refuse(wire.CodeUnauthorised, remedy, "%s", message))
 	}
 }

@@ -42,6 +42,7 @@ var (
 	ErrVaultFull     = errors.New("relay: the vault is full")
 	ErrVaultReadOnly = errors.New("relay: the vault is read-only")
 	ErrLeaseLost     = errors.New("relay: another relay writes this machine's history")
+	ErrVaultRefused  = errors.New("relay: the vault refuses these frames")
 )
 
 // trouble is an error's class: the event's type and what the operator can do.
@@ -51,6 +52,8 @@ func trouble(err error) (EventType, string) {
 		return EventVaultFull, "add space to the vault or shorten the retention; nothing is lost meanwhile: the spool holds the frames and the agents slow down when it is full"
 	case errors.Is(err, ErrVaultReadOnly):
 		return EventVaultReadOnly, "mount the vault writable or give its credentials the right to write; nothing is lost meanwhile"
+	case errors.Is(err, ErrVaultRefused):
+		return EventVaultRefused, "run understudy vault check on it; until it takes them, the machine's frames stay in the spool"
 	case errors.Is(err, ErrLeaseLost):
 		return EventLeaseLost, "point each agent at one relay at a time; this relay takes the lease back while the agent is connected to it"
 	}

@@ -3,9 +3,12 @@ package wire
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -194,7 +197,11 @@ func (l *tcpLink) connect(ctx context.Context) (*tcpStream, error) {
 	}
 	s, err := wrapTCP(ctx, c, l.conf, tls.Client)
 	if err != nil {
-		return nil, fmt.Errorf("wire: TLS with %s: %w", l.addr, err)
+		err = fmt.Errorf("wire: TLS with %s: %w", l.addr, err)
+		if broken(err) {
+			err = &connectError{err}
+		}
+		return nil, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -204,6 +211,14 @@ func (l *tcpLink) connect(ctx context.Context) (*tcpStream, error) {
 	}
 	l.streams = append(l.streams, s)
 	return s, nil
+}
+
+// broken reports whether a handshake ended without a word from a peer: something on the
+// way lets the connection through and not what is said on it.
+func broken(err error) bool {
+	var n net.Error
+	return errors.As(err, &n) && n.Timeout() || errors.Is(err, context.DeadlineExceeded) ||
+		errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)
 }
 
 func (l *tcpLink) Transport() Transport { return TCP }
