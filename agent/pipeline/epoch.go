@@ -113,7 +113,7 @@ func (p *Pipeline) open(ctx context.Context, next State, m frame.Mark, now time.
 	if err := p.save(); err != nil {
 		return err
 	}
-	if err := p.w.mark(next.Epoch, m, now); err != nil {
+	if err := p.w.mark(next.Epoch, m, now, now); err != nil {
 		p.State = before
 		if errors.Is(err, journal.ErrFull) {
 			return errors.Join(p.Source.Disarm(), p.save()) // the doubt stands; the journal has to drain first
@@ -186,7 +186,7 @@ func (p *Pipeline) closeBase(now time.Time) error {
 		return err
 	}
 	m := frame.Mark{Type: frame.MarkBaseComplete, BaseFrames: c.frames, BaseBytes: c.bytes}
-	if err := p.store(p.w.mark(p.State.Epoch, m, now)); err != nil || p.doubt != nil {
+	if err := p.store(p.w.mark(p.State.Epoch, m, later(p.seen, p.w.reached), now)); err != nil || p.doubt != nil {
 		return err
 	}
 	p.phase = desired.PhaseSteady

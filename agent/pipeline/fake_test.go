@@ -25,7 +25,8 @@ type kernel struct {
 	mu      sync.Mutex
 	disks   map[block.DiskID]*fakeDisk
 	tracked []capture.Disk
-	history [][]uint64 // every state of all disks, in the order of writes
+	history [][]uint64  // every state of all disks, in the order of writes
+	times   []time.Time // when each state came to be
 	counter uint64
 
 	ring     []capture.Record
@@ -49,7 +50,7 @@ func newKernel(disks ...string) *kernel {
 		id := block.DiskIDFromName(name)
 		k.disks[id] = &fakeDisk{Disk: capture.Disk{ID: id, Name: name, Path: "/dev/" + name, Major: 7, Minor: uint32(i), Size: blocks * blockSize, SectorSize: 512}}
 	}
-	k.remember()
+	k.remember(time.Time{})
 	return k
 }
 
@@ -85,12 +86,12 @@ func (k *kernel) order() []block.DiskID {
 	return ids
 }
 
-func (k *kernel) remember() {
+func (k *kernel) remember(at time.Time) {
 	contents := map[block.DiskID][]byte{}
 	for id, d := range k.disks {
 		contents[id] = d.content[:]
 	}
-	k.history = append(k.history, state(contents, k.order()))
+	k.history, k.times = append(k.history, state(contents, k.order())), append(k.times, at)
 }
 
 // write is one write of the protected machine: a number never written before.
@@ -100,14 +101,15 @@ func (k *kernel) write(id block.DiskID, b int) {
 	d := k.disks[id]
 	e := block.Extent{Off: int64(b) * blockSize, Len: blockSize}
 	k.counter++
+	at := time.Now().Add(time.Duration(k.counter)) // no two at the same time
 	data := make([]byte, blockSize)
 	binary.LittleEndian.PutUint64(data, k.counter)
 	if k.isTracked(id) {
 		d.current.Add(e)
-		k.put(capture.Record{Disk: id, Op: frame.OpWrite, Extent: e, At: time.Now(), Data: data})
+		k.put(capture.Record{Disk: id, Op: frame.OpWrite, Extent: e, At: at, Data: data})
 	}
 	copy(d.content[e.Off:], data)
-	k.remember()
+	k.remember(at)
 }
 
 func (k *kernel) put(r capture.Record) {
@@ -228,6 +230,12 @@ func (s source) Poll(fn func(capture.Record) bool) (n int, lost bool, err error)
 func (s source) Position() uint64 { s.mu.Lock(); defer s.mu.Unlock(); return s.base }
 
 func (s source) Polled() uint64 { s.mu.Lock(); defer s.mu.Unlock(); return s.cursor }
+
+func (s source) Behind() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cursor < s.base+uint64(len(s.ring))
+}
 
 func (s source) Advance(pos uint64) error {
 	s.mu.Lock()

@@ -88,6 +88,7 @@ type Pipeline struct {
 	retryAt            time.Time // when a failed copy is tried again
 	throttle           atomic.Int64
 
+	seen     time.Time // every write acknowledged before it has been taken from the ring
 	clock    clock
 	captured int64
 	rate     rate
@@ -291,6 +292,10 @@ func (p *Pipeline) take(now time.Time) (bool, error) {
 	if err = errors.Join(err, failed); err != nil {
 		return false, fmt.Errorf("pipeline: machine %s: reading the ring: %w", p.Machine, err)
 	}
+	behind := lost || p.Source.Behind()
+	if !behind {
+		p.seen = now
+	}
 	if lost || p.w.due(now) && (!p.more || p.w.full(p.w.target)) {
 		if err := p.closeFrame(now); err != nil || p.doubt != nil {
 			return true, err
@@ -300,7 +305,7 @@ func (p *Pipeline) take(now time.Time) (bool, error) {
 		p.raiseLoss()
 		return true, nil
 	}
-	if n == 0 && !refused && !p.w.open() {
+	if n == 0 && !behind && !p.w.open() {
 		p.w.ringPos = p.Source.Polled() // what was passed over was of no tracked disk
 		return false, p.store(p.w.tick(now))
 	}
@@ -323,7 +328,7 @@ func (p *Pipeline) closeFrame(now time.Time) error {
 	if p.fill() > resumeBelow/2 {
 		c = frame.CompressNever // behind: CPU is what is short
 	}
-	return p.store(p.w.close(now, c))
+	return p.store(p.w.close(now, p.seen, c))
 }
 
 // store deals with the outcome of storing a frame.

@@ -305,8 +305,20 @@ func (w *world) check() (points int) {
 			w.t.Fatalf("point %s (frame %d) is no prefix of the writes from number %d on\n%v", f.Position(), i, from, w.trace)
 		}
 		from += at
+		w.checkTime(f.Header, from)
 	}
 	return points
+}
+
+// checkTime proves what a point's time promises, of the point that holds the state of
+// that number: nothing written before it is missing, nothing written after it is there.
+func (w *world) checkTime(h frame.Header, state int) {
+	if made := w.k.times[state]; made.After(h.Closed) {
+		w.t.Fatalf("point %d.%d of %s holds a write of %s\n%v", h.Epoch, h.Last, h.Closed, made, w.trace)
+	}
+	if state+1 < len(w.k.times) && w.k.times[state+1].Before(h.Closed) {
+		w.t.Fatalf("point %d.%d of %s lacks a write of %s\n%v", h.Epoch, h.Last, h.Closed, w.k.times[state+1], w.trace)
+	}
 }
 
 // settled waits until everything written is in the vault, and proves that it is.

@@ -39,8 +39,10 @@ type writer struct {
 	at      block.Position                 // of the last frame in the store
 	shown   atomic.Pointer[block.Position] // the same, for other goroutines
 	opened  time.Time                      // of the frame being filled; zero when there is none
+	newest  time.Time                      // time of the newest record in it
 	ringPos uint64                         // behind the last record taken
-	closed  time.Time                      // of the last frame in the store
+	reached time.Time                      // time of the last frame in the store
+	closed  time.Time                      // when that was closed
 }
 
 func newWriter(machine block.MachineID, store Store) *writer {
@@ -61,8 +63,11 @@ func (w *writer) ripe() bool      { return w.b.Len() >= w.target }
 // add takes one record at this moment. The caller has asked full.
 func (w *writer) add(r capture.Record, now time.Time) error {
 	if !w.open() {
-		w.opened = now
+		w.opened, w.newest = now, r.At
 		w.b.Reset(frame.KindLog, w.at.Epoch, w.at.Seq+1, r.At)
+	}
+	if r.At.After(w.newest) {
+		w.newest = r.At
 	}
 	w.ringPos = r.Pos
 	return w.b.Add(r.Disk, r.Op, r.Extent, r.Data)
@@ -77,17 +82,24 @@ func (w *writer) due(now time.Time) bool {
 
 // close ends the frame being filled and stores it. After an error nothing of it is in
 // the log, and the position is the one before.
-func (w *writer) close(now time.Time, c frame.Compression) error {
+//
+// The frame's time is a promise: every write that was acknowledged before it is in the
+// log by then, and none that was begun after it. That holds at seen, before which every
+// write has been taken, and at the time of any record in the frame: a write that was
+// acknowledged before a record was submitted stands before it in the ring. With a ring
+// full of the last seconds the time is theirs, not that of whoever reads them now.
+func (w *writer) close(now, seen time.Time, c frame.Compression) error {
 	if !w.open() {
 		return nil
 	}
+	at := later(seen, w.newest)
 	last := w.at.Seq + block.Seq(max(w.b.Records(), 1))
-	raw, err := w.b.Append(w.buf[:0], last, now, c)
+	raw, err := w.b.Append(w.buf[:0], last, at, c)
 	w.drop()
 	if err != nil {
 		return err
 	}
-	return w.append(raw, last, now)
+	return w.append(raw, last, at, now)
 }
 
 // drop forgets the frame being filled.
@@ -96,8 +108,16 @@ func (w *writer) drop() {
 	w.b.Reset(frame.KindLog, 0, 0, time.Time{}) // an empty one is neither full nor ripe
 }
 
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
 // tick says that the machine was watched and wrote nothing. It does nothing while a
-// frame is being filled or the last one is fresh.
+// frame is being filled or the last one is fresh. Every write before now must have
+// been taken.
 func (w *writer) tick(now time.Time) error {
 	if w.open() || now.Sub(w.closed) < tickEvery && !now.Before(w.closed) {
 		return nil
@@ -106,35 +126,36 @@ func (w *writer) tick(now time.Time) error {
 	if err != nil {
 		return err
 	}
-	return w.append(raw, w.at.Seq+1, now)
+	return w.append(raw, w.at.Seq+1, now, now)
 }
 
 var errOpenFrame = errors.New("pipeline: a mark cannot stand inside a frame")
 
-// mark stores a mark in epoch, behind everything stored so far.
-func (w *writer) mark(epoch block.Epoch, m frame.Mark, now time.Time) error {
+// mark stores a mark in epoch, behind everything stored so far. Its time promises what
+// that of a frame does; now is never before it.
+func (w *writer) mark(epoch block.Epoch, m frame.Mark, at, now time.Time) error {
 	if w.open() {
 		return errOpenFrame
 	}
-	raw, err := frame.AppendMark(w.buf[:0], w.machine, epoch, w.at.Seq+1, now, m)
+	raw, err := frame.AppendMark(w.buf[:0], w.machine, epoch, w.at.Seq+1, at, m)
 	if err != nil {
 		return err
 	}
 	before := w.at.Epoch
 	w.at.Epoch = epoch
-	if err := w.append(raw, w.at.Seq+1, now); err != nil {
+	if err := w.append(raw, w.at.Seq+1, at, now); err != nil {
 		w.at.Epoch = before
 		return err
 	}
 	return nil
 }
 
-func (w *writer) append(raw []byte, last block.Seq, now time.Time) error {
+func (w *writer) append(raw []byte, last block.Seq, at, now time.Time) error {
 	w.buf = raw
 	if err := w.store.Append(raw, w.ringPos); err != nil {
 		return err
 	}
-	w.at.Seq, w.closed = last, now
+	w.at.Seq, w.reached, w.closed = last, at, now
 	w.shown.Store(&block.Position{Epoch: w.at.Epoch, Seq: last})
 	return nil
 }
