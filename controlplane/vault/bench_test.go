@@ -129,7 +129,7 @@ func BenchmarkReadSequential(b *testing.B) {
 			h.flush(b, w)
 			m := must(v.Machine(b.Context(), h.machine))
 			if thinned {
-				if _, err := m.Thin(b.Context(), Retention{}); err != nil {
+				if _, err := m.thin(b.Context(), Retention{}); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -230,4 +230,50 @@ func BenchmarkOpenMachine(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkThin absorbs and merges an hour of random 4 KiB writes into a base.
+func BenchmarkThin(b *testing.B) {
+	const size, churn = 256 << 20, 256 << 20
+	for b.Loop() {
+		b.StopTimer()
+		v, h, w := benchVault(b)
+		h.disks[0].Size = size
+		h.begin(frame.ReasonInitial)
+		n := block.Seq(1)
+		for off := int64(0); off < size; off += benchObject {
+			if err := w.Commit(b.Context(), h.bigFrames(frame.KindBase, 1, n, off, benchObject>>20)); err != nil {
+				b.Fatal(err)
+			}
+			n += benchObject >> 20
+		}
+		h.log = append(h.log, must(frame.AppendMark(nil, h.machine, 1, 2, h.now, frame.Mark{Type: frame.MarkBaseComplete, BaseFrames: uint64(n - 1)})))
+		h.flush(b, w)
+		data := make([]byte, 4096)
+		seq, x := block.Seq(3), uint64(1)
+		for range churn / benchObject {
+			h.builder.Reset(frame.KindLog, 1, seq, h.now)
+			for range benchObject / 4096 {
+				x = x*6364136223846793005 + 1442695040888963407
+				rand.Read(data[:512])
+				e := block.Extent{Off: int64(x>>48) << 12, Len: 4096}
+				if err := h.builder.Add(h.disks[0].ID, frame.OpWrite, e, data); err != nil {
+					b.Fatal(err)
+				}
+			}
+			last := seq + benchObject/4096 - 1
+			if err := w.Commit(b.Context(), [][]byte{must(h.builder.Append(nil, last, h.now, frame.CompressAuto))}); err != nil {
+				b.Fatal(err)
+			}
+			seq = last + 1
+		}
+		m := must(v.Machine(b.Context(), h.machine))
+		b.SetBytes(size + churn)
+		b.StartTimer()
+		report, err := m.thin(b.Context(), Retention{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(float64(report.Written)/(size+churn), "written/byte")
+	}
 }

@@ -164,7 +164,7 @@ func hourlyForFuzz(f *testing.F) (*history, *Machine) {
 	h.base = h.base[:1] // an object holds base frames of one epoch
 	h.flush(f, w)
 	m := must(v.Machine(f.Context(), h.machine))
-	if _, err := m.Thin(f.Context(), Retention{}); err != nil {
+	if _, err := m.thin(f.Context(), Retention{}); err != nil {
 		f.Fatal(err)
 	}
 	return h, m

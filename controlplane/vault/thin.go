@@ -32,10 +32,17 @@ var errOvertaken = errors.New("vault: the history has changed during a thinning"
 //
 // Memory: about 200 MB, plus the manifest.
 func (m *Machine) Thin(ctx context.Context, r Retention) (ThinReport, error) {
-	var report ThinReport
-	if err := r.Validate(); err != nil {
-		return report, err
+	if r == (Retention{}) {
+		return ThinReport{}, fmt.Errorf("vault: thinning machine %s: no retention is given, and none would keep only the newest point; name a policy", m.id)
 	}
+	if err := r.Validate(); err != nil {
+		return ThinReport{}, err
+	}
+	return m.thin(ctx, r)
+}
+
+func (m *Machine) thin(ctx context.Context, r Retention) (ThinReport, error) {
+	var report ThinReport
 	m.thinning.Lock()
 	defer m.thinning.Unlock()
 	for {

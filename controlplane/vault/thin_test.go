@@ -252,7 +252,7 @@ func TestAPointLockedDuringAThinning(t *testing.T) {
 		}
 		return storetest.Fault{}
 	})
-	if _, err := m.Thin(t.Context(), Retention{}); err != nil {
+	if _, err := m.thin(t.Context(), Retention{}); err != nil {
 		t.Fatal(err)
 	}
 	want := []block.Position{locked, h.order[len(h.order)-1]}
@@ -297,7 +297,7 @@ func TestTwoThinnings(t *testing.T) {
 	if _, err := store.Head(t.Context(), inProgress); err != nil {
 		t.Fatalf("an object of a thinning at work: %v", err)
 	}
-	if _, err := m.Thin(t.Context(), Retention{}); err != nil { // the next generation
+	if _, err := m.thin(t.Context(), Retention{}); err != nil { // the next generation
 		t.Fatal(err)
 	}
 	if _, err := store.Head(t.Context(), inProgress); !errors.Is(err, objstore.ErrNotFound) {
@@ -383,7 +383,7 @@ func TestAThinningThatSlept(t *testing.T) {
 		return storetest.Fault{}
 	})
 	// One generation would do for it, while the other has made several.
-	if _, err := m.Thin(t.Context(), Retention{}); err != nil || !slept {
+	if _, err := m.thin(t.Context(), Retention{}); err != nil || !slept {
 		t.Fatal(err)
 	}
 	_, other := reopen(t, store, h)

@@ -195,7 +195,7 @@ func TestLocksAndViewsHoldAPoint(t *testing.T) {
 	view := must(m.View(t.Context(), viewed))
 	thin := func(want ...block.Position) {
 		t.Helper()
-		if _, err := m.Thin(t.Context(), Retention{}); err != nil {
+		if _, err := m.thin(t.Context(), Retention{}); err != nil {
 			t.Fatal(err)
 		}
 		if got := positions(t, m); fmt.Sprint(got) != fmt.Sprint(want) {
@@ -254,6 +254,10 @@ func TestRetentionByTheBook(t *testing.T) {
 	// A machine silent for a year keeps the same: no newer points have come.
 	if a2, h2, d2, _ := counts(DefaultRetention.keep(age(points), now.Add(365*24*time.Hour)), now); a2 != a || h2 != h || d2 != d {
 		t.Fatalf("a year later %d, %d, %d", a2, h2, d2)
+	}
+	_, m := hourly(t, mem.New(), 3)
+	if _, err := m.Thin(t.Context(), Retention{}); err == nil || !strings.Contains(err.Error(), "no retention") {
+		t.Fatalf("without a retention: %v", err)
 	}
 	for _, bad := range []Retention{{All: -1}, {All: 2, Hourly: 1, Daily: 3}, {Daily: 1, Hourly: 2}} {
 		if bad.Validate() == nil {

@@ -185,7 +185,7 @@ func TestFullAndReadOnlyVault(t *testing.T) {
 	}
 	m := must(v.Machine(t.Context(), h.machine))
 	h.check(t, m, h.order[:1])
-	if _, err := m.Thin(t.Context(), Retention{}); !errors.Is(err, objstore.ErrReadOnly) {
+	if _, err := m.thin(t.Context(), Retention{}); !errors.Is(err, objstore.ErrReadOnly) {
 		t.Fatalf("thin: %v", err)
 	}
 	store.SetReadOnly(false)
