@@ -61,10 +61,13 @@ func TestControlPlaneKilledUnderLoad(t *testing.T) {
 // writes. Each point made from them must hold all that was acknowledged before the
 // time it bears, and nothing begun after it.
 func TestPointsMadeWhileCatchingUpAreHonest(t *testing.T) {
-	r := protected(t, setup{work: func(w *lab.Workload) { w.Pause = time.Millisecond }})
+	r := protected(t, setup{
+		agent: []string{"--ring-bytes", inBytes(256 * mib)},
+		work:  func(w *lab.Workload) { w.Pause, w.Churn = time.Millisecond, 1<<20 },
+	})
 	paused := time.Now()
 	r.must(r.machine.Agent.Signal(syscall.SIGSTOP))
-	r.live(4 * time.Second)
+	r.live(3 * time.Second)
 	resumed := time.Now()
 	r.must(r.machine.Agent.Signal(syscall.SIGCONT))
 	r.live(2 * time.Second)

@@ -12,8 +12,8 @@ import (
 
 // TestConnectionsCutAtAnyByte: half a frame is no frame, and what follows is sent once.
 func TestConnectionsCutAtAnyByte(t *testing.T) {
-	r := protected(t, setup{proxied: true})
-	r.proxy.CutWithin(2 * mib)
+	r := protected(t, setup{proxied: true, work: func(w *lab.Workload) { w.Churn = 1 << 20 }})
+	r.proxy.CutWithin(mib / 2)
 	r.live(12 * time.Second)
 	if n := r.proxy.Cuts(); n < 5 {
 		t.Fatalf("only %d cuts: this proves nothing", n)

@@ -3,6 +3,7 @@
 package testbed
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,10 +50,10 @@ const mib = 1 << 20
 // inBytes is a size as a flag takes it.
 func inBytes(n int64) string { return strconv.FormatInt(n, 10) }
 
-// binaries is where make build puts them.
+// binaries is where make build puts them, or UNDERSTUDY_BIN.
 func binaries(t *testing.T) string {
 	t.Helper()
-	bin, err := filepath.Abs("../bin")
+	bin, err := filepath.Abs(cmp.Or(os.Getenv("UNDERSTUDY_BIN"), "../bin"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +179,10 @@ func (r *rig) until(limit time.Duration, what string, is func(lab.View) bool) la
 			return false, err
 		}
 		last = v
-		return is(v), fmt.Errorf("machine is %s (%s), epoch %s", v.Status.State, v.Status.Message, epochOf(v))
+		if is(v) {
+			return true, nil
+		}
+		return false, fmt.Errorf("machine is %s (%s), epoch %s", v.Status.State, v.Status.Message, epochOf(v))
 	})
 	if err != nil {
 		r.t.Fatalf("%v%s", err, r.machine.Agent.Tail())
