@@ -375,6 +375,31 @@ func TestEveryPointIsAPrefix(t *testing.T) {
 	}
 }
 
+// TestPowerCutIsCalledByItsName: an agent without any memory takes its protection for
+// new until the relay tells it better, and then says why it must compare everything.
+func TestPowerCutIsCalledByItsName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.start(capture.Resume{})
+		w.settled()
+		w.kill()
+		w.k.crash()
+		if err := os.RemoveAll(w.dir); err != nil {
+			t.Fatal(err)
+		}
+		w.burst(5)
+		w.start(capture.Resume{})
+		w.settled()
+		if s := w.p.Status(); s.Epoch != 2 || s.Reason != string(frame.ReasonUncleanStop) {
+			t.Errorf("epoch %d began for %q, want 2 and unclean-stop", s.Epoch, s.Reason)
+		}
+		if !slices.ContainsFunc(w.events, func(e desired.Event) bool { return e.Type == string(frame.ReasonUncleanStop) }) {
+			t.Errorf("nobody was told: %+v", w.events)
+		}
+		w.kill()
+	})
+}
+
 // TestRetainedMapsOutliveTheRing: the maps retained before a kill stand for records
 // that a restarted agent still has to read; they must not be forgotten when the first
 // of them is committed.

@@ -36,6 +36,9 @@ func (p *Pipeline) welcome(w wire.Welcome) error {
 		if err := p.adopt(w, d); err != nil {
 			return err
 		}
+		if p.doubt != nil && p.doubt.reason == frame.ReasonInitial {
+			p.doubt = nil // protection seemed to begin: the relay knows that it goes on
+		}
 		p.raise(*d)
 	}
 	p.known = true

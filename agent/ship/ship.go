@@ -120,12 +120,14 @@ func (c *Client) Instance() wire.Instance { return c.instance }
 // Run keeps sessions with the relay until ctx ends, and returns its error.
 func (c *Client) Run(ctx context.Context) error {
 	for attempt := 0; ; attempt++ {
-		start := time.Now()
+		start, had := time.Now(), c.Stats()
 		welcomed, err := c.session(ctx)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if welcomed && time.Since(start) > c.conf.Backoff.Max {
+		// On a line that breaks often the log goes on in small steps, as long as each
+		// step is not punished.
+		if welcomed && (time.Since(start) > c.conf.Backoff.Max || c.Stats().further(had)) {
 			attempt = 0
 		}
 		wait := c.conf.Backoff.wait(attempt, err)

@@ -185,6 +185,24 @@ func TestBackoffDoublesAndRefusalsAreNotPestered(t *testing.T) {
 	}
 }
 
+// TestProgressIsNotPunished: on a line that breaks often each session brings the log a
+// little further, and the next one comes as soon as the first.
+func TestProgressIsNotPunished(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newFakeRelay(t)
+		c := run(t, r, nil)
+		for n := range 12 {
+			time.Sleep(2 * DefaultMinBackoff)
+			synctest.Wait()
+			if !c.Stats().Connected {
+				t.Fatalf("not connected again half a second after cut %d", n)
+			}
+			r.set(func() { r.welcome.Spooled++ })
+			r.cut()
+		}
+	})
+}
+
 func TestBaseFramesAreOrderedPacedAndFlushed(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newFakeRelay(t)

@@ -32,6 +32,11 @@ type Stats struct {
 	RPOTarget time.Duration
 }
 
+// further reports whether the relay has more than it had at t.
+func (s Stats) further(t Stats) bool {
+	return s.Spooled > t.Spooled || s.BaseEpoch > t.BaseEpoch || s.BaseEpoch == t.BaseEpoch && s.BaseSpooled > t.BaseSpooled
+}
+
 // Stats is the client's state now.
 func (c *Client) Stats() Stats {
 	c.mu.Lock()
