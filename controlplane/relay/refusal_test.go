@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -211,6 +212,40 @@ func TestBytesThatAreNoMessage(t *testing.T) {
 			}
 			t.Errorf("ended with %v", err)
 		})
+	}
+}
+
+// TestOtherVersions: an agent of another version is told this relay's, and the operator
+// is told of the agent.
+func TestOtherVersions(t *testing.T) {
+	for line, words := range map[string]string{
+		"UNDERSTUDY 2 agent 9.9 and more\n": "newer",
+		"GET / HTTP/1.1\r\n":               "does not speak",
+	} {
+		s := newStage(t, nil)
+		a := s.agent()
+		l, err := wire.Dial(t.Context(), s.server.Addr().String(), s.ca.AgentTLS(a.machine), wire.TCP)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		stream, err := l.Open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(stream, line); err != nil {
+			t.Fatal(err)
+		}
+		if err := stream.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		said, _ := io.ReadAll(stream)
+		if words == "newer" && string(said) != "UNDERSTUDY 1 relay test\n" {
+			t.Errorf("the relay said %q", said)
+		}
+		if e := s.event(relay.EventRefused); e.Machine != a.machine || !strings.Contains(e.Message, words) || e.Remedy == "" {
+			t.Errorf("event %+v", e)
+		}
 	}
 }
 
