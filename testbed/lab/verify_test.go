@@ -117,9 +117,13 @@ func TestVerifyFails(t *testing.T) {
 func TestVerifyFailsOnADamagedFileSystem(t *testing.T) {
 	l, w, at := lived(t)
 	files := copies(t, l, w)
-	// Free blocks of the first group that the bitmap calls used: no application would
-	// notice for years.
-	if _, err := run(t.Context(), "debugfs", "-w", "-R", "setb 25000 50", files[Ext4]); err != nil {
+	// A free block that the bitmap calls used: no application would notice for years.
+	found, err := run(t.Context(), "debugfs", "-R", "ffb 1 1000", files[Ext4])
+	if err != nil {
+		t.Fatal(err)
+	}
+	free := strings.Fields(found) // "Free blocks found: N"
+	if _, err := run(t.Context(), "debugfs", "-w", "-R", "setb "+free[len(free)-1], files[Ext4]); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.Verify(t.Context(), l, files, at); err == nil || !strings.Contains(err.Error(), "file system is damaged") {
