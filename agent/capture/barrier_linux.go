@@ -94,11 +94,7 @@ func queuesOf(name string) []string {
 	if slaves := sysList(name, "slaves"); len(slaves) > 0 {
 		return slaves
 	}
-	var paths []string
-	for _, path := range sysList(name, "multipath") {
-		paths = append(paths, path)
-	}
-	return paths
+	return sysList(name, "multipath")
 }
 
 // freezing holds a queue while it is being frozen: the attribute is changed and
@@ -245,10 +241,10 @@ func readSubmitters(iter *link.Iter) (map[uint32]submitter, error) {
 	tasks := map[uint32]submitter{}
 	for {
 		var t submitter
-		switch err := binary.Read(r, binary.NativeEndian, &t); err {
-		case nil:
+		switch err := binary.Read(r, binary.NativeEndian, &t); {
+		case err == nil:
 			tasks[t.PID] = t
-		case io.EOF:
+		case errors.Is(err, io.EOF):
 			return tasks, nil
 		default:
 			return nil, fmt.Errorf("iterating over the tasks: %w", err)

@@ -203,10 +203,6 @@ func touchRoot() error {
 	return nil
 }
 
-// sightings is how often a buffer_head is looked up: the first time makes it, and
-// only a later one on the same CPU counts as touching it.
-const sightings = 8
-
 // superblocks are places where file systems look for their superblock by a
 // buffer_head, as mount options: each in another page.
 var superblocks = map[string][]string{

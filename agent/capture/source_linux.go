@@ -3,6 +3,7 @@ package capture
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -131,7 +132,7 @@ func (s *source) resumeOrStart(o Options) (Resume, error) {
 		s.letGo()
 	}
 	var r Resume
-	if err != errNoPins {
+	if !errors.Is(err, errNoPins) {
 		r.Detail = err.Error()
 		s.log.Warn("capture begins anew", "pins", s.dir, "cause", err)
 	}
