@@ -32,7 +32,7 @@ func (p *Pipeline) raise(d doubt) {
 	p.event(desired.Event{
 		Type: string(d.reason), Severity: severity(d.reason),
 		Message: fmt.Sprintf("epoch %d ends at %s: %s", p.State.Epoch, p.w.at, d.detail),
-		Remedy:  remedy(d.reason),
+		Remedy:  remedies[d.reason],
 	})
 }
 
@@ -225,20 +225,21 @@ func severity(r frame.Reason) desired.Severity {
 	}
 }
 
-// remedy tells the operator what to do about a reason that comes back.
-func remedy(r frame.Reason) string {
-	switch r {
-	case frame.ReasonRingOverflow:
-		return "nothing now: the missing ranges are resynced. If it comes back, give the agent more CPU or a larger ring"
-	case frame.ReasonJournalOverflow:
-		return "nothing now: the missing ranges are resynced. If it comes back, enlarge the journal or the way to the relay"
-	case frame.ReasonPassthroughWrite:
-		return "find what writes past the file systems (SG_IO, nvme-cli) and stop it; the disk is compared by hash"
-	case frame.ReasonIdentityConflict:
-		return "if this machine was cloned or restored from an image, enrol it again with a new token"
-	case frame.ReasonRelayLostSpool:
-		return "look at the relay's spool disk; the ranges that were not in the vault are resynced"
-	default:
-		return ""
-	}
+// remedies tell the operator what to do about a reason, most of all if it comes back.
+// What he asked for himself has none.
+var remedies = map[frame.Reason]string{
+	frame.ReasonRingOverflow:      "nothing now: the missing ranges are resynced. If it comes back, give the agent more CPU or a larger ring",
+	frame.ReasonJournalOverflow:   "nothing now: the missing ranges are resynced. If it comes back, enlarge the journal or the way to the relay",
+	frame.ReasonJournalDamaged:    "nothing now: the missing ranges are resynced. If it comes back, look at the disk under the journal",
+	frame.ReasonRecursionMiss:     "nothing now: the disks are compared by hash. If it comes back, tell the makers of Understudy which kernel this is",
+	frame.ReasonAuditDifference:   "nothing now: the disks are compared by hash. If it comes back, tell the makers of Understudy which kernel this is",
+	frame.ReasonPassthroughWrite:  "find what writes past the file systems (SG_IO, nvme-cli) and stop it; the disk is compared by hash",
+	frame.ReasonUncleanStop:       "nothing: the disks are compared by hash, and what differs is sent",
+	frame.ReasonDeviceChanged:     "nothing, if it was meant: the disk is compared by hash. If it is gone, attach it again or unprotect it",
+	frame.ReasonResized:           "nothing: the disk is compared by hash at its new size",
+	frame.ReasonRelayLostSpool:    "look at the relay's spool disk; the ranges that were not in the vault are resynced",
+	frame.ReasonIdentityConflict:  "if this machine was cloned or restored from an image, enrol it again with a new token",
+	frame.ReasonCaptureReplaced:   "nothing: what was not captured is resynced. If it comes back, look for a second agent with the same instance",
+	frame.ReasonCaptureUnreadable: "nothing now: the disks are compared by hash. If it comes back, restart the agent and keep its log",
 }
+
