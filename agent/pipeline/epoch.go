@@ -242,4 +242,3 @@ var remedies = map[frame.Reason]string{
 	frame.ReasonCaptureReplaced:   "nothing: what was not captured is resynced. If it comes back, look for a second agent with the same instance",
 	frame.ReasonCaptureUnreadable: "nothing now: the disks are compared by hash. If it comes back, restart the agent and keep its log",
 }
-
