@@ -39,15 +39,24 @@ func TestDiskProtectedAlready(t *testing.T) {
 // TestDiskGrows: a disk that is enlarged under the running machine has a named resync,
 // and its new end is protected too.
 func TestDiskGrows(t *testing.T) {
-	r := protected(t, setup{})
-	r.must(r.disks[0].Grow(t.Context(), r.setup.size+128*mib))
-	r.must(r.disks[0].Stretch(t.Context()))
+	r := protected(t, setup{disks: []string{lab.Ext4, ""}})
+	bare := r.disks[1]
+	r.must(bare.Scribble(100))
+	before := r.untilPoint(time.Now())
+	r.must(bare.Grow(t.Context(), r.setup.size+128*mib))
 	p := r.untilEpochAfter(1)
 	if p.Reason != "resized" {
 		t.Errorf("epoch %d began for %q, want resized", p.Epoch, p.Reason)
 	}
 	r.wantEvent("resized")
+	r.must(bare.Scribble(300))
 	r.verifyNow()
+	r.must(r.work.Stop())
+	r.untilPoint(time.Now())
+	files, err := r.recover("latest").Files(r.disks)
+	r.must(err)
+	r.must(lab.SameBytes(bare.Device, files[bare.Name]))
+	r.verify(before.Format(time.RFC3339Nano)) // as it was, at its old size
 }
 
 // TestDiskGone: the other disk stays protected, the operator is told which is gone and

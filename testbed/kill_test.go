@@ -26,11 +26,7 @@ func TestAgentKilledUnderLoad(t *testing.T) {
 
 // TestAgentKilledDuringTheFirstCopy: it goes on where it was and comes to its end.
 func TestAgentKilledDuringTheFirstCopy(t *testing.T) {
-	r := newRig(t, setup{size: 768 * mib})
-	for _, d := range r.disks {
-		r.must(lab.Seed(d, 200))
-	}
-	r.work.Seeded = 200
+	r := newRig(t, setup{size: 768 * mib, seed: 200})
 	r.must(r.machine.Protect(t.Context(), r.disks...))
 	for range 3 {
 		r.until(30*time.Second, "first copy", func(v lab.View) bool { return v.Protection != nil && v.Protection.Base != nil })

@@ -22,6 +22,7 @@ import (
 type setup struct {
 	disks   []string // their file systems; "" is a bare disk, which no workload uses
 	size    int64    // of each, bytes
+	seed    int      // megabytes on each before it is protected
 	proxied bool     // the agent reaches the relay by TCP through rig.proxy
 	serve   []string // more flags for serve
 	agent   []string // more flags for the agent
@@ -102,6 +103,9 @@ func (r *rig) furnish() {
 	if r.setup.size == 0 {
 		r.setup.size = 384 * mib
 	}
+	if r.setup.seed == 0 {
+		r.setup.seed = 16
+	}
 	var used []*lab.Disk
 	for i, fs := range r.setup.disks {
 		name := fmt.Sprintf("%s%d", fs, i)
@@ -109,7 +113,7 @@ func (r *rig) furnish() {
 		r.must(err)
 		r.disks = append(r.disks, d)
 		if fs != "" {
-			r.must(errors.Join(d.Format(ctx, fs), d.MountUp(ctx, false), lab.Seed(d, 16)))
+			r.must(errors.Join(d.Format(ctx, fs), d.MountUp(ctx, false), lab.Seed(d, r.setup.seed)))
 			used = append(used, d)
 		}
 	}
@@ -117,7 +121,7 @@ func (r *rig) furnish() {
 	r.ledger, err = r.NewLedger()
 	r.must(err)
 	r.work = lab.NewWorkload(r.ledger, used...)
-	r.work.Seeded = 16
+	r.work.Seeded = r.setup.seed
 	if r.setup.work != nil {
 		r.setup.work(r.work)
 	}
@@ -190,6 +194,15 @@ func (r *rig) until(limit time.Duration, what string, is func(lab.View) bool) la
 	return last
 }
 
+// reported waits for what the agent says after this call.
+func (r *rig) reported() *desired.Protection {
+	r.t.Helper()
+	since := time.Now()
+	return r.until(20*time.Second, "report of the agent", func(v lab.View) bool {
+		return v.Reported.After(since) && v.Protection != nil
+	}).Protection
+}
+
 func epochOf(v lab.View) string {
 	if v.Protection == nil {
 		return "none"
@@ -213,8 +226,8 @@ func (r *rig) untilEpochAfter(epoch uint64) *desired.Protection {
 // wantEpoch fails if there was a resync.
 func (r *rig) wantEpoch(want uint64) {
 	r.t.Helper()
-	if v := r.view(); v.Protection == nil || uint64(v.Protection.Epoch) != want {
-		r.t.Errorf("epoch %s, want %d: there was a resync", epochOf(v), want)
+	if p := r.reported(); uint64(p.Epoch) != want {
+		r.t.Errorf("epoch %d (%s), want %d: there was a resync", p.Epoch, p.Reason, want)
 	}
 }
 

@@ -183,16 +183,6 @@ func (d *Disk) Grow(ctx context.Context, size int64) error {
 	return err
 }
 
-// Stretch makes the mounted file system as large as the disk.
-func (d *Disk) Stretch(ctx context.Context) error {
-	tool, arg := "resize2fs", d.Device
-	if d.FS == XFS {
-		tool, arg = "xfs_growfs", d.Mount
-	}
-	_, err := run(ctx, tool, arg)
-	return err
-}
-
 // Trim gives the free space of the mounted file system back, as fstrim.timer does.
 func (d *Disk) Trim(ctx context.Context) error {
 	_, err := run(ctx, "fstrim", d.Mount)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"time"
 
@@ -121,9 +122,31 @@ func (m *Machine) Client() (*http.Client, error) {
 	}}}, nil
 }
 
+// BaseSent is how many bytes the agent's last completed copy or resync sent, by its
+// log; 0 if there was none.
+func (m *Machine) BaseSent() int64 {
+	log, err := os.ReadFile(m.Agent.Log)
+	if err != nil {
+		return 0
+	}
+	found := baseComplete.FindAllSubmatch(log, -1)
+	if len(found) == 0 {
+		return 0
+	}
+	n, err := strconv.ParseInt(string(found[len(found)-1][1]), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+var baseComplete = regexp.MustCompile(`msg="base complete" .*\bbytes=(\d+)`)
+
 // View is what the operator is told of a machine.
 type View struct {
-	Status struct {
+	// Reported is when the agent said last what Protection holds.
+	Reported time.Time `json:"reported"`
+	Status   struct {
 		State   string   `json:"state"`
 		Contact string   `json:"contact"`
 		Reason  string   `json:"reason"`
