@@ -220,7 +220,7 @@ func TestBytesThatAreNoMessage(t *testing.T) {
 func TestOtherVersions(t *testing.T) {
 	for line, words := range map[string]string{
 		"UNDERSTUDY 2 agent 9.9 and more\n": "newer",
-		"GET / HTTP/1.1\r\n":               "does not speak",
+		"GET / HTTP/1.1\r\n":                "does not speak",
 	} {
 		s := newStage(t, nil)
 		a := s.agent()
