@@ -63,7 +63,7 @@ func (s *source) losses() []Loss {
 func (s *source) diskHealth(t *tracked) (DiskHealth, error) {
 	h := DiskHealth{Disk: t.ID, Suspect: s.suspect(t)}
 	now, err := numbered(t.Major, t.Minor)
-	h.Gone = err != nil || now.Sequence != t.Sequence
+	h.Gone = err != nil || now.Sequence != t.Sequence || now.Size == 0
 	if err == nil {
 		h.Size = now.Size
 	}

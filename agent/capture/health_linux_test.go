@@ -167,6 +167,9 @@ func TestAudit(t *testing.T) {
 		}
 		t.Fatalf("audit says %q, want %q", got, want)
 	}
+	if h, err := s.Health(); err == nil && h.Disks[0].Audit == AuditImpossible {
+		t.Skip("this kernel (7.0 or later) does not audit")
+	}
 	audit(AuditPending)
 	audit(AuditEqual)
 	stop := make(chan struct{})

@@ -47,13 +47,14 @@ func newLoop(t testing.TB, dir string, size int64) Disk {
 		refusesZeroes.Delete(dev)
 		_ = os.Remove(path)
 	})
-	// A loop device over tmpfs finds out with the first zeroing that it has none, or
-	// forgets it each time (old kernels). A refused zeroing is a loss.
+	// A loop device finds out with the first zeroing that its file system has none
+	// (tmpfs), or forgets it each time (old kernels). A refused zeroing is a loss.
 	disk := openDirect(t, dev)
-	if unix.Fallocate(int(disk.Fd()), unix.FALLOC_FL_ZERO_RANGE|unix.FALLOC_FL_KEEP_SIZE, 0, 1<<20) != nil {
+	must(t, blkRange(disk, blkZeroout, 0, 1<<20))
+	must(t, disk.Close())
+	if unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_ZERO_RANGE|unix.FALLOC_FL_KEEP_SIZE, 0, 1<<20) != nil {
 		refusesZeroes.Store(dev, true)
 	}
-	must(t, disk.Close())
 	d, err := Resolve(dev)
 	must(t, err)
 	return d

@@ -163,7 +163,7 @@ func TestKillLosesNothing(t *testing.T) {
 	}
 	kills := 12
 	for i := range kills {
-		runAndKill(t, instance, store, time.Duration(100+37*i)*time.Millisecond)
+		runAndKill(t, instance, store, time.Duration(17*i)*time.Millisecond)
 	}
 	end()
 
@@ -186,11 +186,22 @@ func runAndKill(t *testing.T, instance, store string, after time.Duration) {
 	cmd.Env = append(os.Environ(), envInstance+"="+instance, envStore+"="+store)
 	cmd.Stderr = os.Stderr
 	must(t, cmd.Start())
+	before := storeSize(t, store)
+	for deadline := time.Now().Add(time.Minute); storeSize(t, store) == before && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
 	time.Sleep(after)
 	must(t, cmd.Process.Signal(unix.SIGKILL))
 	if err := cmd.Wait(); cmd.ProcessState.Exited() {
 		t.Fatalf("the capturing process ended by itself: %v", err)
 	}
+}
+
+func storeSize(t *testing.T, store string) int64 {
+	t.Helper()
+	fi, err := os.Stat(store)
+	must(t, err)
+	return fi.Size()
 }
 
 // finishStore replays the store and what is left in the ring.
