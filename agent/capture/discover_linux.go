@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -132,9 +133,13 @@ func stableName(kernelName string, d Disk) (string, error) {
 	for _, from := range []struct{ file, prefix string }{
 		{"wwid", "wwn-"}, {"device/wwid", "wwn-"},
 		{"dm/uuid", "dm-"}, {"md/uuid", "md-"},
-		{"serial", "serial-"}, {"device/serial", "serial-"},
+		{"serial", "serial-"}, {"device/serial", "serial-"}, {"device/vpd_pg80", "serial-"},
 	} {
-		if s, err := sysString(kernelName, from.file); err == nil && clean(s) != "" {
+		s, err := sysString(kernelName, from.file)
+		if from.file == "device/vpd_pg80" && len(s) > vpdHeader { // not every kernel has a serial for SCSI
+			s = s[vpdHeader:]
+		}
+		if err == nil && clean(s) != "" {
 			return from.prefix + clean(s), nil
 		}
 	}
@@ -146,8 +151,14 @@ func stableName(kernelName string, d Disk) (string, error) {
 		return "", fmt.Errorf("%w: %s has no wwn, serial, GPT or DOS identifier by which to know it again; write a GPT or give the virtual disk a serial number", ErrNoDisk, d.Path)
 	}
 	place = strings.TrimPrefix(filepath.Dir(filepath.Dir(place)), "/sys/devices/")
-	return "place-" + strings.ReplaceAll(place, "/", "-"), nil
+	return "place-" + clean(strings.ReplaceAll(counted.ReplaceAllString(place, "$1$2"), "/", "-")), nil
 }
+
+// counted are the parts of a place that the kernel numbers as it finds them.
+var counted = regexp.MustCompile(`\b(host|virtio|target|ata)\d+|\b\d+(:\d+:\d+:\d+)\b`)
+
+// vpdHeader is what comes before the serial number in page 0x80.
+const vpdHeader = 4
 
 // loopName names a loop device by its backing file: path, inode and offset. A file
 // that was replaced is another disk.

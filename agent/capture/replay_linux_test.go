@@ -15,6 +15,9 @@ const (
 	blkZeroout = 0x127f
 )
 
+// noDiscards holds the paths of disks that need not read zeros where discarded.
+var noDiscards sync.Map
+
 // scribble writes, discards and zeroes at random, by several writers at once, each
 // in its own part of the disk: what overlaps in flight has no order.
 func scribble(t testing.TB, d Disk, writers, ops int, seed uint64) {
@@ -30,10 +33,11 @@ func scribble(t testing.TB, d Disk, writers, ops int, seed uint64) {
 			must(t, err)
 			defer func() { _ = buffered.Close() }()
 			_, refuses := refusesZeroes.Load(d.Path)
+			_, keeps := noDiscards.Load(d.Path)
 			buf := aligned(2 << 20)
 			fill(buf, r)
 			for range ops {
-				if err := randomOp(r, direct, buffered, buf, int64(w)*share, share, !refuses); err != nil {
+				if err := randomOp(r, direct, buffered, buf, int64(w)*share, share, !refuses, !keeps); err != nil {
 					t.Error(err)
 					return
 				}
@@ -46,15 +50,15 @@ func scribble(t testing.TB, d Disk, writers, ops int, seed uint64) {
 	wg.Wait()
 }
 
-func randomOp(r *rand.Rand, direct, buffered *os.File, buf []byte, base, share int64, zeroes bool) error {
+func randomOp(r *rand.Rand, direct, buffered *os.File, buf []byte, base, share int64, zeroes, discards bool) error {
 	sizes := []int64{512, 1024, 4096, 4096, 4096, 8192, 12288, 16384, 20480, 65536, 100 << 10, 256 << 10, 1 << 20, 1<<20 + 512, 2 << 20}
 	n := min(sizes[r.IntN(len(sizes))], share/2)
 	off := base + r.Int64N((share-n)/512+1)*512
 	data := buf[:n]
 	fill(data[:min(n, 64)], r)
 	kind := r.IntN(12)
-	if kind == 1 && !zeroes {
-		kind = 0
+	if kind == 1 && !zeroes || kind == 0 && !discards {
+		kind = 5
 	}
 	switch kind {
 	case 0:
