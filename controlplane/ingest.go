@@ -55,6 +55,8 @@ func relayError(err error) error {
 		objstore.ErrFull:     relay.ErrVaultFull,
 		objstore.ErrReadOnly: relay.ErrVaultReadOnly,
 		vault.ErrStaleWriter: relay.ErrLeaseLost,
+		vault.ErrConflict:    relay.ErrVaultRefused,
+		vault.ErrContinuity:  relay.ErrVaultRefused,
 	} {
 		if errors.Is(err, class) {
 			return fmt.Errorf("%w: %w", known, err)

@@ -105,9 +105,7 @@ func (p *plane) serve(ctx context.Context) error {
 	background(p.driver.Run)
 	background(func(ctx context.Context) { p.inventory.Track(ctx, known.Replication) })
 	background((&custodian{vault: p.past.vault, inventory: p.inventory, log: p.log}).run)
-	if to, ok := any(server).(policySetter); ok {
-		background(func(ctx context.Context) { followPolicies(ctx, p.inventory, to, p.log) })
-	}
+	background(func(ctx context.Context) { followPolicies(ctx, p.inventory, server, p.log) })
 	group.Go(func() error { return p.serveAPI(ctx, listener, handler) })
 	if err := p.writeAddress(listener.Addr()); err != nil {
 		return err

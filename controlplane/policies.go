@@ -6,17 +6,10 @@ import (
 
 	"github.com/understudy-dr/understudy/controlplane/inventory"
 	"github.com/understudy-dr/understudy/controlplane/relay"
-	"github.com/understudy-dr/understudy/pkg/block"
 )
 
-// policySetter is a relay that can be told of a policy while a machine is connected.
-// One that cannot asks at the machine's next connection.
-type policySetter interface {
-	SetPolicy(machine block.MachineID, p relay.Policy)
-}
-
 // followPolicies tells the relay of changed policies until the context ends.
-func followPolicies(ctx context.Context, inv *inventory.Inventory, to policySetter, log *slog.Logger) {
+func followPolicies(ctx context.Context, inv *inventory.Inventory, to *relay.Server, log *slog.Logger) {
 	for {
 		changed := inv.Changed() // before the look, so that no change is missed
 		if err := tellPolicies(ctx, inv, to); err != nil && ctx.Err() == nil {
@@ -30,7 +23,7 @@ func followPolicies(ctx context.Context, inv *inventory.Inventory, to policySett
 	}
 }
 
-func tellPolicies(ctx context.Context, inv *inventory.Inventory, to policySetter) error {
+func tellPolicies(ctx context.Context, inv *inventory.Inventory, to *relay.Server) error {
 	machines, err := inv.Machines(ctx)
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -108,7 +109,11 @@ func runAndKill(t *testing.T, dir string) (last block.Seq) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	time.AfterFunc(time.Duration(30+rand.IntN(150))*time.Millisecond, func() { cmd.Process.Kill() })
+	// The clock begins with the first number: how long a process takes to start says
+	// nothing, and a slow one would be killed before it has done anything.
+	kill := sync.OnceFunc(func() {
+		time.AfterFunc(time.Duration(rand.IntN(150))*time.Millisecond, func() { cmd.Process.Kill() })
+	})
 	r := bufio.NewReader(out)
 	for {
 		var seq uint64
@@ -118,6 +123,7 @@ func runAndKill(t *testing.T, dir string) (last block.Seq) {
 			t.Fatal(err)
 		}
 		last = block.Seq(seq)
+		kill()
 	}
 	_ = cmd.Wait() // it was killed
 	return last

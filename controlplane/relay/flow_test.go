@@ -446,3 +446,23 @@ func TestAStopIsAnnounced(t *testing.T) {
 	s.stop()
 	log.refused(wire.CodeShuttingDown)
 }
+
+// TestAPolicyReachesAConnectedMachine: under a target of an hour a small write waits in
+// the spool; told of a target of a second, the relay puts it into the vault at once.
+func TestAPolicyReachesAConnectedMachine(t *testing.T) {
+	s := newStage(t, func(c *relay.Config) {
+		c.Authorize = func(context.Context, block.MachineID, string) (relay.Policy, error) {
+			return relay.Policy{RPOTarget: time.Hour}, nil
+		}
+	})
+	a := s.agent()
+	log := a.open(wire.Log)
+	log.send(a.begin())
+	log.send(a.write(512))
+	s.eventually("spooled", func() bool { st, _ := s.server.Status(a.machine); return st.Spooled.Seq == a.last })
+	if s.vault.State(a.machine).Last.Seq == a.last {
+		t.Fatal("it did not wait: the test proves nothing")
+	}
+	s.server.SetPolicy(a.machine, relay.Policy{RPOTarget: time.Second})
+	a.arrived()
+}

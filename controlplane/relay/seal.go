@@ -3,6 +3,7 @@ package relay
 import (
 	"time"
 
+	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/frame"
 )
 
@@ -115,4 +116,22 @@ func (m *machine) awaited() bool {
 		}
 	}
 	return false
+}
+
+// SetPolicy has the machine follow another policy from now on: what waits is sealed by
+// the new target. A machine that never connected learns its policy when it does.
+func (s *Server) SetPolicy(id block.MachineID, p Policy) {
+	if p.RPOTarget <= 0 {
+		p.RPOTarget = DefaultRPOTarget
+	}
+	s.mu.Lock()
+	m := s.machines[id]
+	s.mu.Unlock()
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	m.policy = p
+	m.mu.Unlock()
+	s.plan(m)
 }
