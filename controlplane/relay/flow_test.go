@@ -458,6 +458,7 @@ func TestAPolicyReachesAConnectedMachine(t *testing.T) {
 	a := s.agent()
 	log := a.open(wire.Log)
 	log.send(a.begin())
+	a.arrived() // marks do not wait
 	log.send(a.write(512))
 	s.eventually("spooled", func() bool { st, _ := s.server.Status(a.machine); return st.Spooled.Seq == a.last })
 	if s.vault.State(a.machine).Last.Seq == a.last {
