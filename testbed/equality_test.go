@@ -66,58 +66,52 @@ func TestServedEqualsMaterialised(t *testing.T) {
 	r.must(err)
 	for _, d := range r.disks {
 		served := r.Path(d.Name + ".served")
-		r.must(r.machine.CopyServed(t.Context(), d, got.Point.ID, served))
+		s, err := r.machine.Serve(t.Context(), d, got.Point.ID)
+		r.must(err)
+		r.must(s.Copy(t.Context(), served))
+		r.must(s.Stop())
 		if err := lab.SameBytes(files[d.Name], served); err != nil {
 			t.Errorf("disk %s: %v", d.Name, err)
 		}
 	}
 }
 
-// TestThinningKeepsWhatItKeeps: a point that survives thinning is the same after it.
+// TestThinningKeepsWhatItKeeps: the points that survive thinning (here: because they
+// are being served) are the same after it, and the others are gone.
 func TestThinningKeepsWhatItKeeps(t *testing.T) {
 	r := protected(t, setup{work: func(w *lab.Workload) { w.Churn = 2 << 20 }})
-	r.live(10 * time.Second)
-	r.untilPoint(time.Now())
+	r.live(8 * time.Second)
 	r.must(r.work.Stop())
 	end := r.untilPoint(time.Now())
 	before := r.points(time.Time{}, end)
-	first := r.recoverAll(before)
-	r.must(r.machine.KeepAll(t.Context(), 5*time.Second))
-	var after []lab.Point
-	r.must(lab.Until(t.Context(), 60*time.Second, "thinning", func() (bool, error) {
-		after = r.points(time.Time{}, end)
-		return len(after) < len(before)/2, nil
-	}))
-	t.Logf("%d points thinned to %d", len(before), len(after))
-	r.must(r.site.Vault(t.Context(), "check"))
-	compared := 0
-	for _, p := range after {
-		old, ok := first[p.ID]
-		if !ok {
-			continue
-		}
-		was, err := old.Files(r.disks)
+	kept := []lab.Point{before[len(before)/4], before[len(before)/2], before[len(before)*3/4]}
+	was := map[string]map[string]string{}
+	for _, p := range kept {
+		files, err := r.recover(p.ID).Files(r.disks)
 		r.must(err)
-		is, err := r.recover(p.ID).Files(r.disks)
+		was[p.ID] = files
+		s, err := r.machine.Serve(t.Context(), r.disks[0], p.ID)
+		r.must(err)
+		defer s.Stop()
+	}
+	r.must(r.machine.KeepAll(t.Context(), time.Second))
+	r.must(lab.Until(t.Context(), 60*time.Second, "thinning", func() (bool, error) {
+		points, err := r.machine.Points(t.Context(), time.Time{}, end)
+		return err == nil && len(points) < 10, err
+	}))
+	left := r.points(time.Time{}, end)
+	t.Logf("%d points thinned to %d", len(before), len(left))
+	r.must(r.site.Vault(t.Context(), "check"))
+	for _, p := range kept {
+		files, err := r.recover(p.ID).Files(r.disks)
 		r.must(err)
 		for _, d := range r.disks {
-			if err := lab.SameBytes(was[d.Name], is[d.Name]); err != nil {
+			if err := lab.SameBytes(was[p.ID][d.Name], files[d.Name]); err != nil {
 				t.Errorf("point %s, disk %s: %v", p.ID, d.Name, err)
 			}
-			compared++
 		}
 	}
-	if compared == 0 {
-		t.Error("no point was there before and after: nothing was compared")
+	if _, err := r.machine.Recover(t.Context(), before[len(before)/3].ID, r.Path("gone")); lab.ExitCode(err) != 3 {
+		t.Errorf("a point that was thinned away: %v, want exit code 3", err)
 	}
-}
-
-// recoverAll materialises a handful of the points.
-func (r *rig) recoverAll(points []lab.Point) map[string]lab.Recovered {
-	r.t.Helper()
-	got := map[string]lab.Recovered{}
-	for i := 0; i < len(points); i += max(1, len(points)/12) {
-		got[points[i].ID] = r.recover(points[i].ID)
-	}
-	return got
 }

@@ -3,6 +3,7 @@
 package testbed
 
 import (
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -12,18 +13,18 @@ import (
 	"github.com/understudy-dr/understudy/testbed/lab"
 )
 
-// burst writes megabytes to a disk as fast as it takes them.
+// burst writes incompressible megabytes to a disk as fast as it takes them.
 func (r *rig) burst(d *lab.Disk, megabytes int) {
 	r.t.Helper()
 	f, err := os.Create(filepath.Join(d.Mount, "burst"))
 	r.must(err)
 	defer f.Close()
 	chunk := make([]byte, mib)
-	for i := range megabytes {
-		for j := range chunk {
-			chunk[j] = byte(i*7 + j*31)
-		}
-		_, err := f.Write(chunk)
+	random := rand.NewChaCha8([32]byte{})
+	for range megabytes {
+		_, err := random.Read(chunk)
+		r.must(err)
+		_, err = f.Write(chunk)
 		r.must(err)
 	}
 	r.must(f.Sync())
@@ -63,8 +64,11 @@ func TestJournalSpillsAndOverflows(t *testing.T) {
 	before := r.untilPoint(time.Now())
 
 	r.site.Serve.Kill()
-	r.burst(r.disks[0], 150)
-	r.burst(r.disks[1], 50)
+	for range 16 { // in pieces that the ring takes
+		r.burst(r.disks[0], 8)
+		r.burst(r.disks[1], 4)
+		r.live(150 * time.Millisecond)
+	}
 	r.live(2 * time.Second)
 	r.must(r.site.Start(t.Context()))
 	p := r.untilEpochAfter(1)

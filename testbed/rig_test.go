@@ -298,7 +298,7 @@ func (r *rig) wantEvent(typ string) {
 	r.t.Helper()
 	var told lab.Event
 	r.must(lab.Until(r.t.Context(), 20*time.Second, "event "+typ, func() (bool, error) {
-		events, err := r.machine.Events(r.t.Context(), typ)
+		events, err := r.site.Events(r.t.Context(), typ)
 		if err != nil || len(events) == 0 {
 			return false, err
 		}

@@ -66,21 +66,21 @@ func TestVaultReadOnlyThenHealed(t *testing.T) {
 // TestSpoolFull: with the vault out of order the spool fills up, then the agent's
 // journal, then its dirty maps. The machine goes on, and all of it comes back.
 func TestSpoolFull(t *testing.T) {
-	var vault, spool *lab.Tmpfs
+	var vault *lab.Tmpfs
 	r := protected(t, setup{
-		agent: []string{"--memory-bytes", inBytes(8 * mib), "--spill-bytes", inBytes(32 * mib)},
-		before: func(r *rig) {
-			volume(t, &vault, "vault", 2048*mib)(r)
-			volume(t, &spool, "spool", 96*mib)(r)
-		},
+		serve:  []string{"--spool-limit", "512MiB"}, // the smallest: two of its files
+		agent:  []string{"--memory-bytes", inBytes(8 * mib), "--spill-bytes", inBytes(32 * mib)},
+		before: volume(t, &vault, "vault", 4096*mib),
 	})
 	before := r.untilPoint(time.Now())
 	r.must(vault.ReadOnly(t.Context(), true))
-	for range 4 {
-		r.burst(r.disks[0], 60)
-		r.live(time.Second)
-	}
+	r.must(lab.Until(t.Context(), time.Minute, "full spool", func() (bool, error) {
+		r.burst(r.disks[0], 100)
+		full, err := r.site.Events(t.Context(), "spool-full")
+		return len(full) > 0, err
+	}))
 	r.wantEvent("spool-full")
+	r.live(time.Second)
 	r.must(vault.ReadOnly(t.Context(), false))
 	r.verifyNow()
 	r.verify(before.Format(time.RFC3339Nano))

@@ -190,22 +190,3 @@ func (m *Machine) UntilState(ctx context.Context, limit time.Duration, state str
 	})
 	return v, err
 }
-
-// Event is something the operator was told.
-type Event struct {
-	Time    time.Time `json:"time"`
-	Type    string    `json:"type"`
-	Message string    `json:"message"`
-	Remedy  string    `json:"remedy"`
-}
-
-// Events are those of this machine, of all types if typ is empty.
-func (m *Machine) Events(ctx context.Context, typ string) ([]Event, error) {
-	args := []string{"event", "list", "--machine", m.ID()}
-	if typ != "" {
-		args = append(args, "--type", typ)
-	}
-	var events []Event
-	err := m.site.Ask(ctx, &events, args...)
-	return events, err
-}

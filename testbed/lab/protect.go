@@ -2,7 +2,6 @@ package lab
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -101,19 +100,35 @@ func (m *Machine) KeepAll(ctx context.Context, age time.Duration) error {
 	return err
 }
 
-// CopyServed serves a disk at a point over NBD and copies it to a file, as any client
-// of NBD would.
-func (m *Machine) CopyServed(ctx context.Context, d *Disk, point, file string) error {
-	socket := m.site.lab.Path("nbd.sock")
-	p := m.site.lab.NewProcess("nbd", filepath.Join(m.site.bin, "understudy"), "disk", "serve", m.ID(), d.Stable,
+// Served is a disk at a point, offered over NBD; its point is safe from the retention
+// meanwhile.
+type Served struct {
+	URI     string
+	process *Process
+}
+
+// Serve offers a disk at a point over NBD until Stop.
+func (m *Machine) Serve(ctx context.Context, d *Disk, point string) (*Served, error) {
+	l := m.site.lab
+	name := "nbd-" + d.Name + "-" + point
+	socket := l.Path(name)
+	p := l.NewProcess(name, filepath.Join(m.site.bin, "understudy"), "disk", "serve", m.ID(), d.Stable,
 		"--point", point, "--listen", "unix:"+socket, "--data", m.site.Data)
 	if err := p.Start(); err != nil {
-		return err
+		return nil, err
 	}
-	defer p.Kill()
-	if err := Until(ctx, 10*time.Second, "NBD socket", func() (bool, error) { _, err := os.Stat(socket); return err == nil, nil }); err != nil {
-		return fmt.Errorf("%w%s", err, p.Tail())
+	err := Until(ctx, 10*time.Second, "NBD socket", func() (bool, error) { _, err := os.Stat(socket); return err == nil, nil })
+	if err != nil {
+		return nil, fmt.Errorf("%w%s", err, p.Tail())
 	}
-	_, err := run(ctx, "nbdcopy", "nbd+unix:///"+d.Stable+"?socket="+socket, file)
-	return errors.Join(err, p.Stop(10*time.Second))
+	return &Served{URI: "nbd+unix:///" + d.Stable + "?socket=" + socket, process: p}, nil
 }
+
+// Copy copies it to a file with a client that is not ours.
+func (s *Served) Copy(ctx context.Context, file string) error {
+	_, err := run(ctx, "nbdcopy", s.URI, file)
+	return err
+}
+
+// Stop ends it.
+func (s *Served) Stop() error { return s.process.Stop(10 * time.Second) }

@@ -114,3 +114,18 @@ func (s *Site) Vault(ctx context.Context, verb string) error {
 	_, err := s.CLI(ctx, "vault", verb, "--data", s.Data)
 	return err
 }
+
+// Event is something the operator was told.
+type Event struct {
+	Time    time.Time `json:"time"`
+	Type    string    `json:"type"`
+	Message string    `json:"message"`
+	Remedy  string    `json:"remedy"`
+}
+
+// Events are those of this type, the newest last.
+func (s *Site) Events(ctx context.Context, typ string) ([]Event, error) {
+	var events []Event
+	err := s.Ask(ctx, &events, "event", "list", "--type", typ)
+	return events, err
+}
