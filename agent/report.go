@@ -5,7 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/understudy-dr/understudy/agent/capture"
 	"github.com/understudy-dr/understudy/pkg/desired"
 )
 
@@ -111,7 +110,7 @@ func (s *service) protection() *desired.Protection {
 
 // found are the disks that could be protected.
 func (s *service) found(ctx context.Context) []desired.Disk {
-	disks, err := capture.Discover(ctx)
+	disks, err := s.discover(ctx)
 	if err != nil {
 		s.log.Warn("looking for disks", "err", err)
 	}

@@ -43,6 +43,8 @@ type service struct {
 
 	state  atomic.Pointer[desired.State] // what the control plane wants, as last heard
 	dialed atomic.Uint64                 // relay connections tried, to take turns
+
+	leftOut atomic.Pointer[string] // paths of the disks that discover left out last
 	news   news
 }
 
@@ -226,7 +228,7 @@ func (s *service) listen(ctx context.Context, fresh chan<- desired.State) {
 func (s *service) wish(ctx context.Context, w desired.State) {
 	s.state.Store(&w)
 	s.shipper.SetThrottle(ship.Throttle{BytesPerSec: w.Policy.ThrottleAt(time.Now())})
-	found, err := capture.Discover(ctx)
+	found, err := s.discover(ctx)
 	if err != nil {
 		s.log.Warn("looking for disks", "err", err)
 		return
