@@ -45,7 +45,7 @@ type service struct {
 	dialed atomic.Uint64                 // relay connections tried, to take turns
 
 	leftOut atomic.Pointer[string] // paths of the disks that discover left out last
-	news   news
+	news    news
 }
 
 // runService protects this machine until ctx ends.

@@ -105,3 +105,15 @@ func TestTwoAgentsWithOneIdentity(t *testing.T) {
 	r.untilProtected()
 	r.verifyNow()
 }
+
+// TestDiskWithTwoPaths: a disk that appears twice, as over two paths, is not offered,
+// and the others of the machine are protected all the same.
+func TestDiskWithTwoPaths(t *testing.T) {
+	r := newRig(t, setup{disks: []string{lab.Ext4, ""}})
+	twice, err := r.OpenDisk(t.Context(), "again", r.disks[1].File, "")
+	r.must(err)
+	r.must(r.machine.Protect(t.Context(), r.disks[0]))
+	r.untilProtected()
+	_, err = r.site.CLI(t.Context(), "protect", r.machine.ID(), twice.Device)
+	refused(t, err, 3, twice.Device)
+}

@@ -69,6 +69,7 @@ func binaries(t *testing.T) string {
 // newRig is a machine whose agent runs and whose disks are not protected yet.
 func newRig(t *testing.T, s setup) *rig {
 	t.Helper()
+	t.Parallel() // they wait more than they work
 	l, err := lab.New(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/understudy-dr/understudy/pkg/desired"
 	"github.com/understudy-dr/understudy/testbed/lab"
 )
 
@@ -63,8 +64,9 @@ func TestVaultReadOnlyThenHealed(t *testing.T) {
 	r.wantEpoch(1)
 }
 
-// TestSpoolFull: with the vault out of order the spool fills up, then the agent's
-// journal, then its dirty maps. The machine goes on, and all of it comes back.
+// TestSpoolFull: with the vault out of order the machine's share of the spool fills up,
+// then its journal, then the dirty maps take over. The operator is told what is
+// waited for, the machine goes on, and all of it comes back.
 func TestSpoolFull(t *testing.T) {
 	var vault *lab.Tmpfs
 	r := protected(t, setup{
@@ -74,13 +76,18 @@ func TestSpoolFull(t *testing.T) {
 	})
 	before := r.untilPoint(time.Now())
 	r.must(vault.ReadOnly(t.Context(), true))
-	r.must(lab.Until(t.Context(), time.Minute, "full spool", func() (bool, error) {
+	v := r.until(time.Minute, "full journal", func(v lab.View) bool {
 		r.burst(r.disks[0], 100)
-		full, err := r.site.Events(t.Context(), "spool-full")
-		return len(full) > 0, err
-	}))
-	r.wantEvent("spool-full")
+		return v.Status.Problem != nil && v.Protection.Phase == desired.PhaseMapOnly
+	})
+	t.Logf("the operator is told: %v", v.Status.Problem)
+	r.wantEvent("vault-read-only")
+	r.wantEvent("journal-overflow")
+	acked := r.ledger.Acked()
 	r.live(time.Second)
+	if r.ledger.Acked() < acked+100 {
+		t.Errorf("the machine is held up: %d values in a second", r.ledger.Acked()-acked)
+	}
 	r.must(vault.ReadOnly(t.Context(), false))
 	r.verifyNow()
 	r.verify(before.Format(time.RFC3339Nano))

@@ -15,6 +15,7 @@ import (
 
 	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/desired"
+	"github.com/understudy-dr/understudy/pkg/problem"
 )
 
 // Machine is a protected machine: this one, seen through one agent of the lab.
@@ -152,6 +153,8 @@ type View struct {
 		Reason  string   `json:"reason"`
 		Message string   `json:"message"`
 		RPO     *float64 `json:"rpo_seconds"`
+
+		Problem *problem.Problem `json:"problem"`
 	} `json:"status"`
 	Protection  *desired.Protection `json:"protection"`
 	Replication *struct {
