@@ -19,6 +19,8 @@ func TestBarrierWaitsForWritesBeforeCapture(t *testing.T) {
 	slow := newSlowFile(t, 16<<20)
 	f, err := os.OpenFile(slow.path, os.O_RDWR, 0)
 	must(t, err)
+	_, err = f.Stat() // old kernels learn its size only so
+	must(t, err)
 	dev := attachLoop(t, f)
 	must(t, f.Close())
 	t.Cleanup(func() { slow.open(); detachLoop(dev) })

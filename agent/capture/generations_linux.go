@@ -17,7 +17,8 @@ func (s *source) SwapDirty(ctx context.Context) (uint64, error) {
 		return 0, err
 	}
 	defer unlock()
-	s.retain() // a crash here leaves more in doubt than there is, never less
+	s.retain()
+	s.nothingRetained = false
 	atomic.StoreUint64(&s.state.Generation, uint64(1-s.generation()))
 	if err := s.settle(); err != nil {
 		return 0, err
@@ -53,16 +54,26 @@ func (s *source) ForgetDirty() error {
 		return err
 	}
 	defer unlock()
+	// What was lost since arming may lie in the retained generation, and no record
+	// ever tells.
+	if s.broken() {
+		s.retain()
+		return nil
+	}
 	s.forget()
 	return nil
 }
 
 func (s *source) forget() {
+	if s.nothingRetained {
+		return
+	}
 	old := 1 - s.generation()
 	for _, t := range s.tracked {
 		t.dirty.clear(old)
 		atomic.StoreUint64(&s.disks[t.slot].Suspect[old], 0)
 	}
+	s.nothingRetained = true
 }
 
 func (s *source) RetainDirty() error {
@@ -75,8 +86,12 @@ func (s *source) RetainDirty() error {
 	return nil
 }
 
-// retain merges the old generation into the current one and empties it.
+// retain merges the old generation into the current one and empties it. A crash in
+// between leaves more in doubt than there is, never less.
 func (s *source) retain() {
+	if s.nothingRetained {
+		return
+	}
 	old := 1 - s.generation()
 	for _, t := range s.tracked {
 		t.dirty.merge(old)

@@ -36,7 +36,6 @@ func (h hooks) names() map[string]string {
 type kernel struct {
 	release         string
 	hooks           hooks
-	audit           bool // block_rq_issue accounts for the bytes that the hook sees
 	traceCompletion uint32
 	pageStructShift uint32
 	pageShift       uint32
@@ -86,7 +85,7 @@ func (k *kernel) chooseHooks(types *btf.Spec) error {
 	}
 	var f *btf.Func
 	whole := types.TypeByName("bpf_probe_read_kernel_dynptr", &f) == nil
-	k.audit, k.bitwise = major < kprobeSince, queueArgs == 1
+	k.bitwise = queueArgs == 1
 	h := &k.hooks
 	switch {
 	case major >= kprobeSince && !whole:

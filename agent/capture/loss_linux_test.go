@@ -84,6 +84,29 @@ func diffWithin(t testing.TB, r *replica, d Disk, dirty *block.Set) {
 	t.Logf("%s: %d blocks differ, %d bytes are dirty", d.Path, differs, dirty.Bytes())
 }
 
+// TestLossIsNotForgotten: the blocks of a lost write outlive a ForgetDirty that comes
+// before anybody has noticed the loss.
+func TestLossIsNotForgotten(t *testing.T) {
+	ctx := context.Background()
+	d := newLoop(t, memory(t), 16<<20)
+	s := tracking(t, minRingBytes, d)
+	writeAt(t, d, 1<<20, 1<<20) // does not fit the ring
+	pos, err := s.SwapDirty(ctx)
+	must(t, err)
+	if pos != s.Position() {
+		t.Fatal("something was captured")
+	}
+	must(t, s.ForgetDirty())
+	dirtyIs(t, s, d, block.Extent{Off: 1 << 20, Len: 1 << 20})
+	_, err = s.Arm(ctx)
+	must(t, err)
+	_, err = s.SwapDirty(ctx)
+	must(t, err)
+	dirtyIs(t, s, d, block.Extent{Off: 1 << 20, Len: 1 << 20})
+	must(t, s.ForgetDirty())
+	dirtyIs(t, s, d)
+}
+
 // TestRefusedWriteIsLost: a zeroing that the device fails is in the ring all the
 // same; from then on its blocks are in doubt.
 func TestRefusedWriteIsLost(t *testing.T) {

@@ -340,3 +340,23 @@ func TestSlotIsNotReusedTooEarly(t *testing.T) {
 	}
 	dirtyIs(t, s, a)
 }
+
+// TestHalfUntrackedSlotIsRetired: killed between the two halves of Untrack, the slot
+// is not reused before its records are consumed.
+func TestHalfUntrackedSlotIsRetired(t *testing.T) {
+	a := newLoop(t, memory(t), 16<<20)
+	s := tracking(t, 1<<20, a)
+	writeAt(t, a, 0, 4096)
+	must(t, s.maps["devices"].Delete(s.tracked[a.ID].dev()))
+	must(t, s.Close())
+	again, r, err := Open(Options{Instance: filepath.Base(s.dir)})
+	must(t, err)
+	defer func() { must(t, again.Remove()) }()
+	if !r.Intact || len(again.Disks()) != 0 {
+		t.Fatalf("resumed %+v with %v", r, again.Disks())
+	}
+	must(t, again.Track(t.Context(), a))
+	if got := again.(*source).tracked[a.ID].slot; got != 1 {
+		t.Fatalf("slot %d, want the second: the first is in the ring", got)
+	}
+}

@@ -157,7 +157,8 @@ type Source interface {
 	SwapDirty(ctx context.Context) (pos uint64, err error)
 	// Dirty is every block of the disk in doubt if the ring were lost now.
 	Dirty(id block.DiskID) (*block.Set, error)
-	// ForgetDirty drops the retained generation.
+	// ForgetDirty drops the retained generation. If something was lost since Arm it
+	// does what RetainDirty does: the loss may lie in there.
 	ForgetDirty() error
 	// RetainDirty merges the retained generation into the current one.
 	RetainDirty() error

@@ -44,6 +44,8 @@ type source struct {
 	tracked map[block.DiskID]*tracked
 	audits  map[block.DiskID]*audit
 	closed  bool
+	// nothingRetained: the old generation is known to be empty on every disk.
+	nothingRetained bool
 
 	// consume guards the ring. Taken after control, where both are.
 	consume sync.Mutex

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -56,22 +57,49 @@ func (s *source) adoptDisks() error {
 	var dev, slot uint32
 	entries := s.maps["devices"].Iterate()
 	for entries.Next(&dev, &slot) {
-		n, err := s.readName(slot)
+		t, err := s.adoptDisk(slot)
 		if err != nil {
 			return err
 		}
-		if n.Disk == nil {
-			return fmt.Errorf("disk slot %d is in use but bears no name", slot)
-		}
-		dirty, err := openDirty(s.maps["dirty"], slot, n.Disk.Size, s.state.Bits != 0)
-		if err != nil {
-			return err
-		}
-		t := &tracked{Disk: *n.Disk, slot: slot, dirty: dirty}
 		s.tracked[t.ID], slots[slot] = t, t
 	}
 	s.slots.Store(&slots)
-	return entries.Err()
+	return errors.Join(entries.Err(), s.retireUnnamed())
+}
+
+func (s *source) adoptDisk(slot uint32) (*tracked, error) {
+	n, err := s.readName(slot)
+	if err != nil {
+		return nil, err
+	}
+	if n.Disk == nil {
+		return nil, fmt.Errorf("disk slot %d is in use but bears no name", slot)
+	}
+	dirty, err := openDirty(s.maps["dirty"], slot, n.Disk.Size, s.state.Bits != 0)
+	if err != nil {
+		return nil, err
+	}
+	return &tracked{Disk: *n.Disk, slot: slot, dirty: dirty}, nil
+}
+
+// retireUnnamed gives up the slots of disks that a process was killed while it
+// tracked or untracked them.
+func (s *source) retireUnnamed() error {
+	for slot, t := range s.slots.Load() {
+		if t != nil {
+			continue
+		}
+		n, err := s.readName(uint32(slot))
+		if err != nil {
+			return err
+		}
+		if n.Disk != nil {
+			if err := s.writeName(uint32(slot), slotName{Retired: s.ring.producer()}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (s *source) Track(ctx context.Context, disk Disk) error {
