@@ -75,30 +75,3 @@ const (
 	AuditImpossible Audit = "impossible" // the device has no request queue, or the kernel is 7.0 or later
 	AuditMissing    Audit = "difference" // more was issued than submitted
 )
-
-// causes in the order of the kernel side's enum, and how telling each is.
-var causes = [...]struct {
-	reason Reason
-	text   string
-	rank   int // lower is told first
-}{
-	{RingOverflow, "ring full: the data was not taken out in time", 9},
-	{AuditDifference, "a page of the write could not be read", 5},
-	{AuditDifference, "a write of too many segments", 6},
-	{RecursionMiss, "interrupted too deeply inside the capture program", 7},
-	{AuditDifference, "an operation whose data is not in the request (write same, zone append)", 4},
-	{Resized, "a write beyond the size at which the disk was tracked", 2},
-	{DeviceChanged, "another device answers under the disk's number", 1},
-	{PassthroughWrite, "a passthrough command (SG_IO, NVMe) that may have written", 3},
-	{AuditDifference, "the device failed a write: what it holds there is unknown", 4},
-	{RecursionMiss, "the kernel skipped the capture program", 7},
-	{AuditDifference, "the driver was given more bytes than were seen submitted", 8},
-}
-
-// Places in causes that this side of the kernel counts too.
-const (
-	causeResized   = 5
-	causeChanged   = 6
-	causeRecursion = 9
-	causeAudit     = 10
-)

@@ -3,7 +3,6 @@ package capture
 import (
 	"slices"
 	"strings"
-	"sync/atomic"
 
 	"github.com/understudy-dr/understudy/pkg/block"
 )
@@ -38,26 +37,6 @@ func (s *source) Health() (Health, error) {
 	h.Losses = s.losses()
 	h.Armed = s.armed() != 0 && !s.broken()
 	return h, nil
-}
-
-// losses since arming, the most telling first.
-func (s *source) losses() []Loss {
-	var places []int
-	for i := range causes {
-		if atomic.LoadUint64(&s.state.Causes[i]) != s.state.CausesArmed[i] {
-			places = append(places, i)
-		}
-	}
-	slices.SortStableFunc(places, func(a, b int) int { return causes[a].rank - causes[b].rank })
-	var losses []Loss
-	for _, i := range places {
-		losses = append(losses, Loss{
-			Reason: causes[i].reason,
-			Cause:  causes[i].text,
-			Count:  atomic.LoadUint64(&s.state.Causes[i]) - s.state.CausesArmed[i],
-		})
-	}
-	return losses
 }
 
 func (s *source) diskHealth(t *tracked) (DiskHealth, error) {

@@ -46,19 +46,6 @@ type Report struct {
 	Disks  []DiskReport `json:"disks"`
 }
 
-func sumUp(checks []Check) Answer {
-	sum := Yes
-	for _, c := range checks {
-		if c.Answer == No {
-			return No
-		}
-		if c.Answer == Unknown {
-			sum = Unknown
-		}
-	}
-	return sum
-}
-
 // WriteText renders the report for people.
 func (r Report) WriteText(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)

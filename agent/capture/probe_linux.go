@@ -38,6 +38,20 @@ func Probe(ctx context.Context) Report {
 	return r
 }
 
+// sumUp is no if anything is missing, unknown if anything could not be told.
+func sumUp(checks []Check) Answer {
+	sum := Yes
+	for _, c := range checks {
+		if c.Answer == No {
+			return No
+		}
+		if c.Answer == Unknown {
+			sum = Unknown
+		}
+	}
+	return sum
+}
+
 // verdict turns an error into an answer: unsupported is a no, anything else could
 // not be told.
 func verdict(feature string, err error, found, remedy string) Check {
