@@ -128,9 +128,21 @@ func freeze(ctx context.Context, name string) error {
 	}
 }
 
-// freezeNow changes the number of requests by one and back. On every kernel that
-// capture runs on the change freezes the queue; writing the same value does not.
+// freezeNow tries the ways to freeze a queue until one is taken.
 func freezeNow(name string) error {
+	err := changeRequests(name)
+	if err != nil && rewritingFreezes(release()) {
+		err = rewriteRotational(name)
+	}
+	if err != nil {
+		return fmt.Errorf("freezing the queue of %s: %w", name, err)
+	}
+	return nil
+}
+
+// changeRequests changes the number of requests by one and back. The change freezes
+// the queue on every kernel; writing the same number does not.
+func changeRequests(name string) error {
 	was, err := sysInt(name, "queue/nr_requests")
 	if err != nil {
 		return err
@@ -141,12 +153,27 @@ func freezeNow(name string) error {
 		other = was + 1
 	}
 	if err := writeNumber(path, other); err != nil {
-		return fmt.Errorf("freezing the queue of %s: %w", name, err)
+		return err
 	}
-	if err := writeNumber(path, was); err != nil {
-		return fmt.Errorf("setting the queue of %s back to %d requests: %w", name, was, err)
+	return writeNumber(path, was)
+}
+
+// rewritingFreezes: from 6.11 writing any limit of a queue freezes it, also the same
+// value.
+func rewritingFreezes(release string) bool {
+	var major, minor int
+	n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor)
+	return n == 2 && (major > 6 || major == 6 && minor >= 11)
+}
+
+// rewriteRotational writes what is there. It serves devices of few requests, where
+// their number cannot be changed.
+func rewriteRotational(name string) error {
+	was, err := sysInt(name, "queue/rotational")
+	if err != nil {
+		return err
 	}
-	return nil
+	return writeNumber(filepath.Join(sysBlock, name, "queue/rotational"), was)
 }
 
 // writeNumber sets an attribute, again while somebody else is at the queue.

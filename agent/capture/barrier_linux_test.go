@@ -13,10 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestBarrierWaitsForWritesBeforeCapture: a write that was submitted before the
-// disk was even tracked holds the barrier up until it has completed.
-func TestBarrierWaitsForWritesBeforeCapture(t *testing.T) {
-	slow := newSlowFile(t, 16<<20)
+// slowDisk is a disk with one write under way, which has not been let through.
+func slowDisk(t *testing.T, off int64, text string) (d Disk, slow *slowFile, written *sync.WaitGroup) {
+	t.Helper()
+	slow = newSlowFile(t, 16<<20)
 	f, err := os.OpenFile(slow.path, os.O_RDWR, 0)
 	must(t, err)
 	_, err = f.Stat() // old kernels learn its size only so
@@ -24,22 +24,51 @@ func TestBarrierWaitsForWritesBeforeCapture(t *testing.T) {
 	dev := attachLoop(t, f)
 	must(t, f.Close())
 	t.Cleanup(func() { slow.open(); detachLoop(dev) })
-	d, err := Resolve(dev)
+	d, err = Resolve(dev)
 	must(t, err)
-	disk := openDirect(t, dev)
-	defer func() { _ = disk.Close() }()
-
 	slow.close()
 	data := aligned(8192)
-	copy(data, "written before anybody looked")
-	var writes sync.WaitGroup
-	writes.Go(func() {
-		if _, err := disk.WriteAt(data, 1<<20); err != nil {
+	copy(data, text)
+	disk := openDirect(t, dev)
+	written = &sync.WaitGroup{}
+	written.Go(func() {
+		if _, err := disk.WriteAt(data, off); err != nil {
 			t.Error(err)
 		}
+		_ = disk.Close()
 	})
 	<-slow.arrived
+	return d, slow, written
+}
 
+// TestFreezeWaits: each way to freeze a queue waits for the requests in it.
+func TestFreezeWaits(t *testing.T) {
+	ways := map[string]func(string) error{"requests": changeRequests}
+	if rewritingFreezes(release()) {
+		ways["rotational"] = rewriteRotational
+	}
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) {
+			d, slow, written := slowDisk(t, 0, "slow")
+			passed := make(chan error, 1)
+			go func() { passed <- way(filepath.Base(d.Path)) }()
+			select {
+			case err := <-passed:
+				t.Fatalf("froze with a write in flight: %v", err)
+			case <-time.After(300 * time.Millisecond):
+			}
+			slow.open()
+			must(t, <-passed)
+			written.Wait()
+		})
+	}
+}
+
+// TestBarrierWaitsForWritesBeforeCapture: a write that was submitted before the
+// disk was even tracked holds the barrier up until it has completed.
+func TestBarrierWaitsForWritesBeforeCapture(t *testing.T) {
+	const text = "written before anybody looked"
+	d, slow, written := slowDisk(t, 1<<20, text)
 	s := tracking(t, 1<<20, d)
 	short, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 	defer cancel()
@@ -56,11 +85,11 @@ func TestBarrierWaitsForWritesBeforeCapture(t *testing.T) {
 	slow.open()
 	must(t, <-passed)
 	slow.mu.Lock()
-	if !bytes.HasPrefix(slow.data[1<<20:], data[:29]) {
+	if !bytes.HasPrefix(slow.data[1<<20:], []byte(text)) {
 		t.Error("the barrier passed and the write is not on the disk")
 	}
 	slow.mu.Unlock()
-	writes.Wait()
+	written.Wait()
 	dirtyIs(t, s, d) // it was never seen
 }
 
