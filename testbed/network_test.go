@@ -44,9 +44,13 @@ func TestRelayOutOfReach(t *testing.T) {
 	r.wantEpoch(1)
 }
 
-// TestRelayFrozen: a relay that is there and does not answer costs nothing either.
+// TestRelayFrozen: a relay that is there and does not answer costs nothing either. Here
+// it is reached by QUIC.
 func TestRelayFrozen(t *testing.T) {
-	r := protected(t, setup{})
+	r := protected(t, setup{agent: []string{"--transport", "quic"}})
+	if v := r.view(); v.Replication.Transport != "quic" {
+		t.Errorf("the agent speaks %q", v.Replication.Transport)
+	}
 	r.must(r.site.Serve.Signal(syscall.SIGSTOP))
 	r.live(5 * time.Second)
 	r.must(r.site.Serve.Signal(syscall.SIGCONT))

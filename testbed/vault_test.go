@@ -93,6 +93,48 @@ func TestSpoolFull(t *testing.T) {
 	r.verify(before.Format(time.RFC3339Nano))
 }
 
+// TestRelayLosesItsSpool: what was spooled and not yet in the vault is gone with the
+// relay's disk. The agent still knows its ranges, and only those travel again.
+func TestRelayLosesItsSpool(t *testing.T) {
+	var vault *lab.Tmpfs
+	r := protected(t, setup{before: volume(t, &vault, "vault", 2048*mib)})
+	before := r.untilPoint(time.Now())
+	r.must(vault.ReadOnly(t.Context(), true))
+	r.live(4 * time.Second)
+	r.site.Serve.Kill()
+	r.must(os.RemoveAll(filepath.Join(r.site.Data, "spool")))
+	r.must(vault.ReadOnly(t.Context(), false))
+	r.must(r.site.Start(t.Context()))
+	if p := r.untilEpochAfter(1); p.Reason != "relay-lost-spool" {
+		t.Errorf("epoch %d began for %q, want relay-lost-spool", p.Epoch, p.Reason)
+	}
+	r.wantEvent("relay-lost-spool")
+	r.verifyNow()
+	r.verify(before.Format(time.RFC3339Nano))
+}
+
+// TestVaultFromABackup: the vault was restored from an older copy of itself, and holds
+// less than it had acknowledged as committed.
+func TestVaultFromABackup(t *testing.T) {
+	r := protected(t, setup{})
+	before := r.untilPoint(time.Now())
+	r.must(r.site.Serve.Stop(20 * time.Second))
+	vault := filepath.Join(r.site.Data, "vault")
+	r.must(os.CopyFS(r.Path("backup"), os.DirFS(vault)))
+	r.must(r.site.Start(t.Context()))
+	r.live(2 * time.Second)
+	r.untilPoint(time.Now())
+	r.site.Serve.Kill()
+	r.must(os.RemoveAll(vault))
+	r.must(os.CopyFS(vault, os.DirFS(r.Path("backup"))))
+	r.must(os.RemoveAll(filepath.Join(r.site.Data, "spool")))
+	r.must(r.site.Start(t.Context()))
+	r.untilEpochAfter(1)
+	r.verifyNow()
+	r.verify(before.Format(time.RFC3339Nano))
+	r.must(r.site.Vault(t.Context(), "check"))
+}
+
 // TestVaultAloneIsEnough: of the control plane only the vault and its key are left.
 func TestVaultAloneIsEnough(t *testing.T) {
 	r := protected(t, setup{})

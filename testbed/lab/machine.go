@@ -159,7 +159,7 @@ type View struct {
 	Protection  *desired.Protection `json:"protection"`
 	Replication *struct {
 		PointTime time.Time `json:"point_time"`
-		NoPoint   string    `json:"no_point"`
+		Transport string    `json:"transport"`
 	} `json:"replication"`
 }
 

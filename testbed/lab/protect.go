@@ -67,8 +67,13 @@ type Recovered struct {
 
 // Recover materialises all disks of the machine at a point into dir.
 func (m *Machine) Recover(ctx context.Context, point, dir string) (Recovered, error) {
+	return m.RecoverAs(ctx, point, dir, "raw")
+}
+
+// RecoverAs is Recover in this format: raw or vhd.
+func (m *Machine) RecoverAs(ctx context.Context, point, dir, format string) (Recovered, error) {
 	var r Recovered
-	err := m.site.Ask(ctx, &r, "failover", "test", m.ID(), "--point", point, "--to", dir)
+	err := m.site.Ask(ctx, &r, "failover", "test", m.ID(), "--point", point, "--to", dir, "--format", format)
 	return r, err
 }
 
