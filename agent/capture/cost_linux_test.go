@@ -2,6 +2,7 @@ package capture
 
 import (
 	"fmt"
+	"math"
 	"testing"
 	"time"
 
@@ -11,25 +12,54 @@ import (
 
 // BenchmarkHook measures what a write costs the writer inside the hook, by the
 // kernel's own count: direct writes to a loop device over tmpfs, polled meanwhile.
+// The count is of all writes of the host: the best batch of ours alone tells most.
 func BenchmarkHook(b *testing.B) {
 	for _, size := range []int{512, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20} {
 		b.Run(bytesText(int64(size)), func(b *testing.B) {
 			d := newLoop(b, memory(b), 256<<20)
-			s := tracking(b, 256<<20, d)
+			s := tracking(b, 64<<20, d)
 			stats, err := ebpf.EnableStats(uint32(unix.BPF_STATS_RUN_TIME))
 			must(b, err)
 			defer func() { _ = stats.Close() }()
-			before, err := s.programs["submit"].Stats()
-			must(b, err)
+			best, all := math.Inf(1), hookTime{}
 			b.SetBytes(int64(size))
-			polled(b, s, func() { writeAll(b, d, size, b.N) })
-			after, err := s.programs["submit"].Stats()
-			must(b, err)
-			n := after.RunCount - before.RunCount
-			b.ReportMetric(float64(after.Runtime-before.Runtime)/float64(n), "ns/hook")
+			polled(b, s, func() {
+				for n := b.N; n > 0; n -= hookBatch {
+					before := hookNow(b, s)
+					writeAll(b, d, size, min(n, hookBatch))
+					spent := hookNow(b, s).minus(before)
+					all = all.plus(spent)
+					if spent.runs == hookBatch { // nobody else's
+						best = min(best, spent.mean())
+					}
+				}
+			})
+			b.ReportMetric(all.mean(), "ns/hook")
+			if !math.IsInf(best, 1) {
+				b.ReportMetric(best, "ns/hook-best")
+			}
 		})
 	}
 }
+
+// hookBatch is the number of writes whose cost is looked at together.
+const hookBatch = 20
+
+// hookTime is the time spent in runs of the program.
+type hookTime struct {
+	ns   time.Duration
+	runs uint64
+}
+
+func hookNow(b *testing.B, s *source) hookTime {
+	stats, err := s.programs["submit"].Stats()
+	must(b, err)
+	return hookTime{stats.Runtime, stats.RunCount}
+}
+
+func (h hookTime) minus(o hookTime) hookTime { return hookTime{h.ns - o.ns, h.runs - o.runs} }
+func (h hookTime) plus(o hookTime) hookTime  { return hookTime{h.ns + o.ns, h.runs + o.runs} }
+func (h hookTime) mean() float64             { return float64(h.ns) / float64(max(h.runs, 1)) }
 
 // BenchmarkWrite measures whole writes, with and without capture.
 func BenchmarkWrite(b *testing.B) {
@@ -96,5 +126,27 @@ func writeAll(b *testing.B, d Disk, size, n int) {
 		if _, err := unix.Pwrite(int(f.Fd()), buf, int64(i)*int64(size)%d.Size); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkIdlePoll measures a Poll that finds nothing: what 500 a second cost.
+func BenchmarkIdlePoll(b *testing.B) {
+	s := tracking(b, 64<<20, newLoop(b, memory(b), 16<<20))
+	for b.Loop() {
+		if _, lost, err := s.Poll(func(Record) bool { return true }); lost || err != nil {
+			b.Fatal(lost, err)
+		}
+	}
+}
+
+// BenchmarkSwap measures the turn of a generation, dominated by the kernel's wait
+// for its readers.
+func BenchmarkSwap(b *testing.B) {
+	s := tracking(b, 64<<20, newLoop(b, memory(b), 1<<30))
+	for b.Loop() {
+		if _, err := s.SwapDirty(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		must(b, s.ForgetDirty())
 	}
 }
