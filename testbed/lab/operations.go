@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -20,9 +22,8 @@ type Operation struct {
 
 // Operations reads the API's description.
 func (s *Site) Operations(ctx context.Context) ([]Operation, error) {
-	stranger := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 	base := "https://" + s.API
-	body, status, err := call(ctx, stranger, http.MethodGet, base+"/openapi.json")
+	body, status, err := call(ctx, stranger(), http.MethodGet, base+"/openapi.json", "")
 	if err != nil || status != http.StatusOK {
 		return nil, fmt.Errorf("the API's description: status %d, %w", status, err)
 	}
@@ -52,16 +53,42 @@ func (o Operation) Call(ctx context.Context, c *http.Client, parameter string) (
 			segments[i] = parameter
 		}
 	}
-	_, status, err := call(ctx, c, o.Method, o.base+strings.Join(segments, "/"))
+	_, status, err := call(ctx, c, o.Method, o.base+strings.Join(segments, "/"), "")
 	return status, err
 }
 
-func call(ctx context.Context, c *http.Client, method, url string) ([]byte, int, error) {
+// Metrics are what the control plane shows to its operator's Prometheus.
+func (s *Site) Metrics(ctx context.Context) (string, error) {
+	token, err := os.ReadFile(filepath.Join(s.Data, "operator.token"))
+	if err != nil {
+		return "", err
+	}
+	return Metrics(ctx, "https://"+s.API+"/metrics", strings.TrimSpace(string(token)))
+}
+
+// Metrics are what this address shows to whoever has the token.
+func Metrics(ctx context.Context, url, token string) (string, error) {
+	body, status, err := call(ctx, stranger(), http.MethodGet, url, token)
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("%s: status %d: %s", url, status, body)
+	}
+	return string(body), err
+}
+
+// stranger is a client that has nothing to show and trusts anybody.
+func stranger() *http.Client {
+	return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+}
+
+func call(ctx context.Context, c *http.Client, method, url, token string) ([]byte, int, error) {
 	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader("{}"))
 	if err != nil {
 		return nil, 0, err
 	}
 	req.Header.Set("Content-Type", "application/json")
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
 	resp, err := c.Do(req)
 	if err != nil {
 		return nil, 0, err
