@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -146,6 +147,7 @@ func TestKillLosesNothing(t *testing.T) {
 	t.Cleanup(func() { removeInstance(t, instance) })
 
 	var load sync.WaitGroup
+	base := written(t, disks)
 	stop := make(chan struct{})
 	end := sync.OnceFunc(func() { close(stop); load.Wait() })
 	t.Cleanup(end)
@@ -155,8 +157,11 @@ func TestKillLosesNothing(t *testing.T) {
 				select {
 				case <-stop:
 					return
-				case <-time.After(50 * time.Millisecond): // the ring is to outlast a restart
-					scribble(t, d, 1, 8, seed)
+				case <-time.After(20 * time.Millisecond):
+					// The ring is to outlast a restart, however slow the machine.
+					if written(t, disks)-base-storeSize(t, store) < 96<<20 {
+						scribble(t, d, 1, 8, seed)
+					}
 				}
 			}
 		})
@@ -197,6 +202,19 @@ func runAndKill(t *testing.T, instance, store string, after time.Duration) {
 	}
 }
 
+// written is the number of bytes that the disks have taken since they appeared.
+func written(t *testing.T, disks []Disk) (sum int64) {
+	for _, d := range disks {
+		stat, err := sysString(filepath.Base(d.Path), "stat")
+		must(t, err)
+		var sectors int64
+		_, err = fmt.Sscan(strings.Fields(stat)[6], &sectors)
+		must(t, err)
+		sum += sectors * block.SectorSize
+	}
+	return sum
+}
+
 func storeSize(t *testing.T, store string) int64 {
 	t.Helper()
 	fi, err := os.Stat(store)
@@ -220,7 +238,8 @@ func finishStore(t *testing.T, s Source, store string, disks []Disk) {
 		must(t, s.Advance(pos))
 	}
 	if replica.drain(t, s) {
-		t.Fatal("lost a write")
+		h, err := s.Health()
+		t.Fatalf("lost a write: %+v, %v", h, err)
 	}
 	for _, d := range disks {
 		replica.equal(t, d)
