@@ -28,10 +28,25 @@ func (r *Report) Check() error {
 	if err := checkEvents(r.Events); err != nil {
 		return err
 	}
-	if r.Protection != nil && len(r.Protection.Disks) > maxDisks {
-		return invalid("%d protected disks: at most %d", len(r.Protection.Disks), maxDisks)
+	if err := r.Protection.check(); err != nil {
+		return err
 	}
 	return r.Probe.check()
+}
+
+func (p *Protection) check() error {
+	if p == nil {
+		return nil
+	}
+	if len(p.Disks) > maxDisks {
+		return invalid("%d protected disks: at most %d", len(p.Disks), maxDisks)
+	}
+	for _, d := range p.Disks {
+		if d.ID.IsZero() { // written down, it could not be read again
+			return invalid("a protected disk has no id")
+		}
+	}
+	return nil
 }
 
 func (h Host) check() error {

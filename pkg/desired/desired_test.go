@@ -111,19 +111,20 @@ func TestReportCheckBoundsWhatAnAgentMaySay(t *testing.T) {
 	}
 	long := strings.Repeat("x", maxText+1)
 	for name, spoil := range map[string]func(*Report){
-		"no instance":     func(r *Report) { r.Instance = "" },
-		"long instance":   func(r *Report) { r.Instance = long },
-		"no hostname":     func(r *Report) { r.Host.Hostname = "" },
-		"long hostname":   func(r *Report) { r.Host.Hostname = long },
-		"many disks":      func(r *Report) { r.Disks = make([]Disk, maxDisks+1) },
-		"disk without id": func(r *Report) { r.Disks[0].ID = block.DiskID{} },
-		"one id twice":    func(r *Report) { r.Disks = append(r.Disks, r.Disks[0]) },
-		"negative size":   func(r *Report) { r.Disks[0].Size = -1 },
-		"many events":     func(r *Report) { r.Events = make([]Event, maxEvents+1) },
-		"odd severity":    func(r *Report) { r.Events[0].Severity = "fatal" },
-		"long message":    func(r *Report) { r.Events[0].Message = long },
-		"protected disks": func(r *Report) { r.Protection = &Protection{Disks: make([]DiskState, maxDisks+1)} },
-		"large probe":     func(r *Report) { r.Probe.Checks = []Check{{Detail: strings.Repeat("x", maxProbe+1)}} },
+		"no instance":               func(r *Report) { r.Instance = "" },
+		"long instance":             func(r *Report) { r.Instance = long },
+		"no hostname":               func(r *Report) { r.Host.Hostname = "" },
+		"long hostname":             func(r *Report) { r.Host.Hostname = long },
+		"many disks":                func(r *Report) { r.Disks = make([]Disk, maxDisks+1) },
+		"disk without id":           func(r *Report) { r.Disks[0].ID = block.DiskID{} },
+		"one id twice":              func(r *Report) { r.Disks = append(r.Disks, r.Disks[0]) },
+		"negative size":             func(r *Report) { r.Disks[0].Size = -1 },
+		"many events":               func(r *Report) { r.Events = make([]Event, maxEvents+1) },
+		"odd severity":              func(r *Report) { r.Events[0].Severity = "fatal" },
+		"long message":              func(r *Report) { r.Events[0].Message = long },
+		"protected disks":           func(r *Report) { r.Protection = &Protection{Disks: make([]DiskState, maxDisks+1)} },
+		"protected disk without id": func(r *Report) { r.Protection = &Protection{Disks: make([]DiskState, 1)} },
+		"large probe":               func(r *Report) { r.Probe.Checks = []Check{{Detail: strings.Repeat("x", maxProbe+1)}} },
 	} {
 		r := good()
 		spoil(&r)
