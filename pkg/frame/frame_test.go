@@ -236,29 +236,6 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-func FuzzParse(f *testing.F) {
-	f.Add(sample(f))
-	tick, _ := AppendTick(nil, machine, 1, 3, closed)
-	f.Add(tick)
-	f.Add(forge(func(h *Header) { h.Extents = MaxExtents }))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		fr, err := Parse(b)
-		if err != nil {
-			return
-		}
-		payload, err := fr.Payload(nil)
-		if err != nil {
-			return
-		}
-		for x := range fr.All() {
-			if x.Op == OpWrite {
-				_ = payload[x.DataOff : x.DataOff+x.Len]
-			}
-		}
-		_, _ = fr.Mark()
-	})
-}
-
 func BenchmarkBuild(b *testing.B) {
 	data := make([]byte, 4096)
 	for i := range data {
@@ -273,5 +250,30 @@ func BenchmarkBuild(b *testing.B) {
 			_ = bl.Add(diskA, OpWrite, block.Extent{Off: int64(i) * 4096, Len: 4096}, data)
 		}
 		dst, _ = bl.Append(dst[:0], 256, closed, CompressAuto)
+	}
+}
+
+// TestAMarkThatMakesNoSense: readers of marks look disks up by their id and make room
+// by their size.
+func TestAMarkThatMakesNoSense(t *testing.T) {
+	for name, m := range map[string]Mark{
+		"disk without id": {Type: MarkEpochBegin, Disks: []MarkDisk{{Size: 512}}},
+		"one disk twice":  {Type: MarkEpochBegin, Disks: []MarkDisk{{ID: diskA}, {ID: diskA}}},
+		"negative size":   {Type: MarkEpochBegin, Disks: []MarkDisk{{ID: diskA, Size: -1}}},
+		"negative doubt":  {Type: MarkEpochBegin, Disks: []MarkDisk{{ID: diskA, Doubt: []block.Extent{{Off: -512, Len: 512}}}}},
+		"endless doubt":   {Type: MarkEpochBegin, Disks: []MarkDisk{{ID: diskA, Doubt: []block.Extent{{Off: 1 << 62, Len: 1 << 62}}}}},
+		"nameless point":  {Type: MarkPoint},
+	} {
+		b, err := AppendMark(nil, machine, 1, 1, closed, m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := Parse(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.Mark(); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

@@ -115,5 +115,28 @@ func (f *Frame) Mark() (Mark, error) {
 	if err := json.Unmarshal(body, &m); err != nil {
 		return m, fmt.Errorf("%w: mark: %w", ErrMalformed, err)
 	}
-	return m, nil
+	return m, m.check()
+}
+
+// check proves what readers of a mark rely on.
+func (m *Mark) check() error {
+	if len(m.Disks) > MaxDisks {
+		return fmt.Errorf("%w: a mark of %d disks", ErrLimit, len(m.Disks))
+	}
+	seen := make(map[block.DiskID]bool, len(m.Disks))
+	for _, d := range m.Disks {
+		if d.ID.IsZero() || seen[d.ID] || d.Size < 0 || d.SectorSize < 0 {
+			return fmt.Errorf("%w: a mark with disk %s (%q) of %d bytes in sectors of %d", ErrMalformed, d.ID, d.Name, d.Size, d.SectorSize)
+		}
+		seen[d.ID] = true
+		for _, e := range d.Doubt {
+			if e.Off < 0 || e.Len <= 0 || e.End() < e.Off {
+				return fmt.Errorf("%w: a mark in doubt of %v of disk %s", ErrMalformed, e, d.ID)
+			}
+		}
+	}
+	if m.Type == MarkPoint && m.Point == nil {
+		return fmt.Errorf("%w: a point mark without a point", ErrMalformed)
+	}
+	return nil
 }
