@@ -67,17 +67,3 @@ func TestABannerTakesNoMoreThanItsLine(t *testing.T) {
 		t.Errorf("left is %q", rest)
 	}
 }
-
-func FuzzBanner(f *testing.F) {
-	for _, s := range []string{"UNDERSTUDY 1 relay 1.0\n", "UNDERSTUDY 99999999999999999999 a b\n", "GET / HTTP/1.1\r\n", ""} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		b, err := readBanner(strings.NewReader(s))
-		if err == nil && b.judge(RoleRelay) == nil {
-			if again, err := ParseBanner(b.String()); err != nil || again.Version != b.Version || again.Role != b.Role {
-				t.Errorf("%+v came back as %+v, %v", b, again, err)
-			}
-		}
-	})
-}

@@ -207,27 +207,3 @@ func TestFrameBuffersAreUsedAgain(t *testing.T) {
 		t.Errorf("%d bytes allocated for each frame", each)
 	}
 }
-
-// FuzzRead feeds whatever to a reader: no panic, no memory beyond what came, and what
-// is read writes back.
-func FuzzRead(f *testing.F) {
-	for _, m := range examples(f) {
-		f.Add(encode(f, m))
-	}
-	f.Add(header(TypeFrame, MaxFrame))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		c := &Conn{s: &memory{Reader: bytes.NewReader(b)}}
-		for {
-			m, err := c.Read(nil)
-			if err != nil {
-				return
-			}
-			if f, ok := m.(Frame); ok && cap(f.Raw) > 4*len(b)+2*fillStep {
-				t.Fatalf("%d bytes for a frame out of %d", cap(f.Raw), len(b))
-			}
-			if err := (&Conn{s: &memory{}}).Write(m); err != nil {
-				t.Fatalf("%+v does not write back: %v", m, err)
-			}
-		}
-	})
-}
