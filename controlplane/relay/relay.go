@@ -70,12 +70,16 @@ type Config struct {
 	// Event is told what an operator may want to know. It must not block.
 	Event func(Event)
 
+	// Listener replaces the one on Addr, for a simulation.
+	Listener Listener
+
 	SpoolDir   string
-	SpoolLimit int64 // bytes on disk
-	Segment    int64 // bytes of one spool file
-	PerMachine int64 // bytes of one machine's log, and as many of its bases
-	Window     int64 // bytes in flight on one channel
-	Object     int64 // bytes at which an object is closed
+	SpoolFiles spool.Files // nil for the operating system's
+	SpoolLimit int64       // bytes on disk
+	Segment    int64       // bytes of one spool file
+	PerMachine int64       // bytes of one machine's log, and as many of its bases
+	Window     int64       // bytes in flight on one channel
+	Object     int64       // bytes at which an object is closed
 	Workers    int
 	Machines   int // connected at once
 
@@ -109,11 +113,18 @@ func (c *Config) fill() {
 	}
 }
 
+// Listener gives the channels whose peers have proved who they are.
+type Listener interface {
+	Accept(ctx context.Context) (wire.Stream, error)
+	Addr() net.Addr
+	Close() error
+}
+
 // Server is a relay.
 type Server struct {
 	conf     Config
 	spool    *spool.Spool
-	listener *wire.Listener
+	listener Listener
 	metrics  *metrics
 	buffers  sync.Pool // *[]byte, for frames on their way to the spool
 	hashing  chan struct{}
@@ -147,8 +158,7 @@ func Open(ctx context.Context, conf Config) (*Server, error) {
 	if err := s.openSpool(); err != nil {
 		return nil, err
 	}
-	var err error
-	if s.listener, err = wire.Listen(ctx, conf.Addr, conf.TLS, s.handshakeRefused); err != nil {
+	if err := s.listen(ctx); err != nil {
 		_ = s.spool.Close()
 		return nil, err
 	}
@@ -165,9 +175,21 @@ func Open(ctx context.Context, conf Config) (*Server, error) {
 	return s, nil
 }
 
+func (s *Server) listen(ctx context.Context) error {
+	if s.listener = s.conf.Listener; s.listener != nil {
+		return nil
+	}
+	l, err := wire.Listen(ctx, s.conf.Addr, s.conf.TLS, s.handshakeRefused)
+	if err != nil {
+		return err
+	}
+	s.listener = l
+	return nil
+}
+
 func (s *Server) openSpool() error {
 	sp, rec, err := spool.Open(s.conf.SpoolDir, spool.Options{
-		Segment: s.conf.Segment, Limit: s.conf.SpoolLimit, Positions: s.positions,
+		Segment: s.conf.Segment, Limit: s.conf.SpoolLimit, Positions: s.positions, Files: s.conf.SpoolFiles,
 		Synced: s.metrics.synced, Trouble: s.spoolTrouble, Log: s.conf.Log,
 	})
 	if err != nil {

@@ -1,9 +1,6 @@
 package spool
 
-import (
-	"os"
-	"time"
-)
+import "time"
 
 // Segments without live frames are kept for use again, a few of them.
 const (
@@ -35,7 +32,7 @@ func (s *Spool) rotate() error {
 	if s.opts.Positions != nil {
 		positions = s.opts.Positions()
 	}
-	seg, err := createSegment(s.dir, id, s.opts.Segment, spare, positions, time.Now())
+	seg, err := createSegment(s.files, s.dir, id, s.opts.Segment, spare, positions, time.Now())
 	if err != nil {
 		return err
 	}
@@ -73,10 +70,10 @@ func (s *Spool) reclaim() {
 // file come back with its old name, the vault has all that is in it.
 func (s *Spool) putAside(seg *segment) error {
 	if seg.size != s.opts.Segment || len(s.spares) >= maxSpares || s.disk+int64(len(s.spares)+1)*s.opts.Segment > s.opts.Limit {
-		return os.Remove(seg.path)
+		return s.files.Remove(seg.path)
 	}
 	spare := seg.path + spareSuffix
-	if err := os.Rename(seg.path, spare); err != nil {
+	if err := s.files.Rename(seg.path, spare); err != nil {
 		return err
 	}
 	s.spares = append(s.spares, spare)

@@ -3,7 +3,6 @@ package spool
 import (
 	"cmp"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -54,11 +53,14 @@ func Open(dir string, opts Options) (*Spool, Recovered, error) {
 	if opts.Segment < MinSegment || opts.Limit < 2*opts.Segment {
 		return nil, Recovered{}, fmt.Errorf("spool: a limit of %d bytes in segments of %d: a segment has at least %d, the limit is at least two segments", opts.Limit, opts.Segment, int64(MinSegment))
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if opts.Files == nil {
+		opts.Files = system{}
+	}
+	if err := opts.Files.MkdirAll(dir); err != nil {
 		return nil, Recovered{}, fmt.Errorf("spool: %w", err)
 	}
 	s := &Spool{
-		dir: dir, opts: opts, room: semaphore.NewWeighted(maxQueue), nextID: 1,
+		dir: dir, opts: opts, files: opts.Files, room: semaphore.NewWeighted(maxQueue), nextID: 1,
 		segments: make(map[uint64]*segment), entries: make(map[*Entry]struct{}),
 		wake: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
@@ -82,7 +84,7 @@ func (s *Spool) recover() (Recovered, error) {
 	}
 	r := &replay{spool: s, machines: make(map[block.MachineID]*Machine)}
 	for i, path := range paths {
-		seg, err := openSegment(path)
+		seg, err := openSegment(s.files, path)
 		if err != nil {
 			return rec, err
 		}
@@ -104,7 +106,7 @@ func (s *Spool) recover() (Recovered, error) {
 // list removes unfinished files and returns the segments in order: their names are
 // their numbers in hexadecimal of fixed width.
 func (s *Spool) list() ([]string, error) {
-	files, err := os.ReadDir(s.dir)
+	files, err := s.files.ReadDir(s.dir)
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +115,7 @@ func (s *Spool) list() ([]string, error) {
 		path := filepath.Join(s.dir, f.Name())
 		switch {
 		case strings.HasSuffix(f.Name(), ".spool.tmp"):
-			if err := os.Remove(path); err != nil {
+			if err := s.files.Remove(path); err != nil {
 				return nil, err
 			}
 		case strings.HasSuffix(f.Name(), spareSuffix):
@@ -123,7 +125,7 @@ func (s *Spool) list() ([]string, error) {
 			}
 			if st, err := f.Info(); err == nil && st.Size() == s.opts.Segment && len(s.spares) < maxSpares {
 				s.spares = append(s.spares, path)
-			} else if err := os.Remove(path); err != nil {
+			} else if err := s.files.Remove(path); err != nil {
 				return nil, err
 			}
 		case strings.HasSuffix(f.Name(), ".spool"):

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -15,7 +14,7 @@ import (
 type segment struct {
 	id   uint64
 	path string
-	file *os.File
+	file File
 	size int64 // of the file, bytes: what it costs on disk
 	used int64 // where the next entry goes
 
@@ -35,26 +34,31 @@ func segmentPath(dir string, id uint64) string {
 // shows here and not under a frame) unless it was used before, headed by the
 // positions, synced, renamed, and the directory synced. used is the path of a file to
 // use again, or empty.
-func createSegment(dir string, id uint64, size int64, used string, positions []Positions, now time.Time) (*segment, error) {
+func createSegment(files Files, dir string, id uint64, size int64, used string, positions []Positions, now time.Time) (*segment, error) {
 	final := segmentPath(dir, id)
 	unfinished := used
 	if used == "" {
 		unfinished = final + ".tmp"
 	}
-	f, err := os.OpenFile(unfinished, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := files.Open(unfinished, true)
 	if err != nil {
 		return nil, err
 	}
 	s := &segment{id: id, path: final, file: f, size: size}
-	if err := s.prepare(unfinished, used == "", positions, now); err != nil {
+	err = s.prepare(used == "", positions, now)
+	if err == nil {
+		err = files.Rename(unfinished, final)
+	}
+	if err != nil {
 		_ = f.Close()
-		_ = os.Remove(unfinished)
+		_ = files.Remove(unfinished)
 		return nil, err
 	}
-	return s, syncDir(dir)
+	return s, files.SyncDir(dir)
 }
 
-func (s *segment) prepare(unfinished string, fresh bool, positions []Positions, now time.Time) error {
+// prepare brings the file to stable storage, all but its name.
+func (s *segment) prepare(fresh bool, positions []Positions, now time.Time) error {
 	head := appendFileHead(nil, s.id, now)
 	body := appendPositions(nil, positions)
 	head = appendEntryHead(head, s.id, entryHeader{kind: kindPositions, size: len(body), sum: checksum(body)})
@@ -64,26 +68,14 @@ func (s *segment) prepare(unfinished string, fresh bool, positions []Positions, 
 		return fmt.Errorf("spool: a segment of %d bytes is too small for the positions of %d machines", s.size, len(positions))
 	}
 	if fresh {
-		if err := allocate(s.file, s.size); err != nil {
+		if err := s.file.Allocate(s.size); err != nil {
 			return err
 		}
 	}
 	if _, err := s.file.WriteAt(head, 0); err != nil {
 		return err
 	}
-	if err := s.file.Sync(); err != nil {
-		return err
-	}
-	return os.Rename(unfinished, s.path)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return s.file.Sync()
 }
 
 // room is how many bytes of entries still go into the segment; the last page is kept
@@ -142,7 +134,7 @@ func (s *segment) end(at int64) error {
 	if err != nil {
 		return err
 	}
-	return syncData(s.file)
+	return s.file.SyncData()
 }
 
 // found is what a scan yields of a segment.
@@ -161,12 +153,12 @@ type foundFrame struct {
 }
 
 // openSegment opens a file left by an earlier process and judges its header.
-func openSegment(path string) (*segment, error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+func openSegment(files Files, path string) (*segment, error) {
+	f, err := files.Open(path, false)
 	if err != nil {
 		return nil, err
 	}
-	st, err := f.Stat()
+	size, err := f.Size()
 	if err != nil {
 		_ = f.Close()
 		return nil, err
@@ -176,7 +168,7 @@ func openSegment(path string) (*segment, error) {
 	if err == nil || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 		var id uint64
 		if id, err = parseFileHead(head[:n]); err == nil {
-			return &segment{id: id, path: path, file: f, size: st.Size()}, nil
+			return &segment{id: id, path: path, file: f, size: size}, nil
 		}
 	}
 	_ = f.Close()

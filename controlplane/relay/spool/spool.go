@@ -82,6 +82,7 @@ type Options struct {
 	Synced func(took time.Duration, frames int, bytes int64)
 	// Trouble is told when writing begins to fail, and with nil when it works again.
 	Trouble func(error)
+	Files   Files // nil for the operating system's
 	Log     *slog.Logger
 }
 
@@ -94,9 +95,10 @@ type pending struct {
 
 // Spool is open storage. Its methods may be called from anywhere.
 type Spool struct {
-	dir  string
-	opts Options
-	room *semaphore.Weighted // of the queue, bytes
+	dir   string
+	opts  Options
+	files Files
+	room  *semaphore.Weighted // of the queue, bytes
 
 	mu       sync.Mutex
 	queue    []pending

@@ -400,7 +400,7 @@ func wipeEnd(t *testing.T, path string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	seg, err := openSegment(path)
+	seg, err := openSegment(system{}, path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -480,7 +480,7 @@ func TestGoldenSegment(t *testing.T) {
 	if err := os.WriteFile(path, want, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	seg, err := openSegment(path)
+	seg, err := openSegment(system{}, path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -514,7 +514,7 @@ func FuzzScan(f *testing.F) {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		seg, err := openSegment(path)
+		seg, err := openSegment(system{}, path)
 		if err != nil {
 			return
 		}

@@ -136,7 +136,7 @@ func (s *Spool) persist(frames [][]byte) ([]int64, error) {
 	start, before := time.Now(), s.active.used
 	at, err := s.active.write(frames)
 	if err == nil {
-		err = syncData(s.active.file)
+		err = s.active.file.SyncData()
 	}
 	if err != nil {
 		s.retire(before)
