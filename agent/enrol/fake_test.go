@@ -27,7 +27,7 @@ import (
 
 // plane is a control plane as agents see it: an authority, and the four routes.
 type plane struct {
-	t       *testing.T
+	t       testing.TB
 	key     *ecdsa.PrivateKey
 	ca      *x509.Certificate
 	server  *httptest.Server
@@ -42,7 +42,7 @@ type plane struct {
 	role     string
 }
 
-func newPlane(t *testing.T) *plane {
+func newPlane(t testing.TB) *plane {
 	t.Helper()
 	p := &plane{t: t, machine: block.NewMachineID(), now: time.Now().Truncate(time.Second), keys: map[string]bool{}, life: 7 * 24 * time.Hour, role: roleAPI}
 	p.key = key(t)
@@ -57,7 +57,7 @@ func newPlane(t *testing.T) *plane {
 	return p
 }
 
-func key(t *testing.T) *ecdsa.PrivateKey {
+func key(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -68,6 +68,9 @@ func Load(dir string, now func() time.Time) (*Identity, error) {
 	if err := json.Unmarshal(b, &p); err != nil {
 		return nil, damaged(where, err)
 	}
+	if p.Machine.IsZero() || p.Server == "" {
+		return nil, damaged(where, errors.New("it names no machine or no control plane"))
+	}
 	b, err = os.ReadFile(credentials)
 	if err != nil {
 		return nil, fmt.Errorf("enrol: %w", err)
