@@ -27,12 +27,17 @@ func (v relayVault) OpenWriter(ctx context.Context, id block.MachineID) (relay.W
 }
 
 // RangeHashes implements relay.Vault.
-func (v relayVault) RangeHashes(ctx context.Context, id block.MachineID, disk block.DiskID, off, n, granule int64) ([]block.Hash16, error) {
+func (v relayVault) RangeHashes(ctx context.Context, id block.MachineID, at block.Position, disk block.DiskID, off, n, granule int64) ([]block.Hash16, error) {
 	m, err := v.Machine(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	return m.RangeHashes(ctx, block.Position{}, disk, off, n, granule)
+	if at == (block.Position{}) {
+		h, err := m.RangeHashes(ctx, at, disk, off, n, granule)
+		return h, relayError(err)
+	}
+	h, err := m.ProofHashes(ctx, at, disk, off, n, granule)
+	return h, relayError(err)
 }
 
 // relayWriter is a machine's writer as the relay needs it.
@@ -57,6 +62,8 @@ func relayError(err error) error {
 		vault.ErrStaleWriter: relay.ErrLeaseLost,
 		vault.ErrConflict:    relay.ErrVaultRefused,
 		vault.ErrContinuity:  relay.ErrVaultRefused,
+		vault.ErrDamaged:     relay.ErrVaultDamaged,
+		vault.ErrNoPoint:     relay.ErrVaultNoPoint,
 	} {
 		if errors.Is(err, class) {
 			return fmt.Errorf("%w: %w", known, err)

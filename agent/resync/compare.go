@@ -2,12 +2,14 @@ package resync
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/wire"
 )
 
 const (
@@ -109,12 +111,13 @@ func (r *run) compare(ctx context.Context, d *disk, c *chunk) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if c.asks.err != nil {
+	unusable := damaged(c.asks.err)
+	if c.asks.err != nil && !unusable {
 		return c.asks.err
 	}
 	var suspects []block.Extent
 	for e := range coarseOf(c.span, d.Size) {
-		if h, whole := own[e.Off]; !whole || h != c.asks.coarse(e.Off) {
+		if h, whole := own[e.Off]; unusable || !whole || h != c.asks.coarse(e.Off) {
 			suspects = append(suspects, e.Intersect(c.span))
 		}
 	}
@@ -128,7 +131,8 @@ func (r *run) refine(ctx context.Context, d *disk, c *chunk, suspects []block.Ex
 	}
 	hull := block.Extent{Off: suspects[0].Off, Len: suspects[len(suspects)-1].End() - suspects[0].Off}
 	theirs, err := r.hashes(ctx, d, hull, block.FineGranule)
-	if err != nil {
+	unusable := damaged(err) // all of it is sent: that is its repair
+	if err != nil && !unusable {
 		return err
 	}
 	suspect := block.NewSet(suspects...)
@@ -136,7 +140,7 @@ func (r *run) refine(ctx context.Context, d *disk, c *chunk, suspects []block.Ex
 		for e := range suspect.Within(want) {
 			for b := range blocks(e) {
 				own := block.AppendHashes(nil, c.at(b), block.FineGranule)[0]
-				if own != theirs[(b.Off-hull.Off)/block.FineGranule] {
+				if unusable || own != theirs[(b.Off-hull.Off)/block.FineGranule] {
 					c.push(piece{b, own == block.ZeroHash(b.Len)})
 				}
 			}
@@ -144,6 +148,9 @@ func (r *run) refine(ctx context.Context, d *disk, c *chunk, suspects []block.Ex
 	}
 	return nil
 }
+
+// damaged: the vault cannot use what it stores of the range, now or later.
+func damaged(err error) bool { return errors.Is(err, &wire.Error{Code: wire.CodeHashesDamaged}) }
 
 // hashes asks the vault and refuses an answer of the wrong length.
 func (r *run) hashes(ctx context.Context, d *disk, e block.Extent, granule int64) ([]block.Hash16, error) {

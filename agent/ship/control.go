@@ -108,10 +108,17 @@ var ErrHashesRefused = errors.New("ship: the relay refused a request for range h
 // session, asks again after a cut, and for as long as the vault cannot tell; it ends
 // with ctx or when the relay refuses.
 func (c *Client) RangeHashes(ctx context.Context, disk block.DiskID, off, n, granule int64) ([]block.Hash16, error) {
+	return c.ProofHashes(ctx, block.Position{}, disk, off, n, granule)
+}
+
+// ProofHashes is RangeHashes of bytes that the vault reads anew, as of a frame boundary.
+// It also ends with a *wire.Error where the vault cannot tell: CodeHashesDamaged if what
+// it stores cannot be used, CodeHashesNoPoint if it does not have the position.
+func (c *Client) ProofHashes(ctx context.Context, at block.Position, disk block.DiskID, off, n, granule int64) ([]block.Hash16, error) {
 	var all []block.Hash16
 	for step := wire.MaxHashes * granule; n > 0; {
 		part := min(n, step)
-		hashes, err := c.someHashes(ctx, wire.HashRequest{Disk: disk, Off: off, Len: part, Granule: granule})
+		hashes, err := c.someHashes(ctx, wire.HashRequest{Disk: disk, Off: off, Len: part, Granule: granule, At: at})
 		if err != nil {
 			return nil, err
 		}
@@ -134,6 +141,8 @@ func (c *Client) someHashes(ctx context.Context, r wire.HashRequest) ([]block.Ha
 			switch {
 			case ok && reply.Code == "" && int64(len(reply.Hashes)) == r.Count():
 				return reply.Hashes, nil
+			case ok && (reply.Code == wire.CodeHashesDamaged || reply.Code == wire.CodeHashesNoPoint):
+				return nil, wire.Refuse(reply.Code, "", "the vault cannot give %d bytes at %d of disk %s as of %s", r.Len, r.Off, r.Disk, r.At)
 			case ok && reply.Code == wire.CodeHashesRefused:
 				return nil, fmt.Errorf("%w: %d bytes at %d of disk %s", ErrHashesRefused, r.Len, r.Off, r.Disk)
 			}

@@ -36,7 +36,7 @@ func (s *Server) hashes(c *channel, r wire.HashRequest) error {
 		case errors.As(err, &refusal):
 			reply.Code = refusal.Code
 		default:
-			reply.Code = wire.CodeHashesFailed
+			reply.Code = hashesCode(err)
 			s.conf.Log.Warn("range hashes failed", "machine", c.m.id, "disk", r.Disk, "err", err)
 		}
 		if err := c.conn.Write(reply); err != nil {
@@ -44,6 +44,18 @@ func (s *Server) hashes(c *channel, r wire.HashRequest) error {
 		}
 	})
 	return nil
+}
+
+// hashesCode is what an agent must tell apart: damage is a finding, a position that is
+// gone is asked for no more, everything else passes.
+func hashesCode(err error) wire.Code {
+	switch {
+	case errors.Is(err, ErrVaultDamaged):
+		return wire.CodeHashesDamaged
+	case errors.Is(err, ErrVaultNoPoint):
+		return wire.CodeHashesNoPoint
+	}
+	return wire.CodeHashesFailed
 }
 
 func (s *Server) rangeHashes(c *channel, r wire.HashRequest) ([]block.Hash16, error) {
@@ -59,7 +71,7 @@ func (s *Server) rangeHashes(c *channel, r wire.HashRequest) ([]block.Hash16, er
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, hashTimeout)
 	defer cancel()
-	hashes, err := s.conf.Vault.RangeHashes(ctx, c.m.id, r.Disk, r.Off, r.Len, r.Granule)
+	hashes, err := s.conf.Vault.RangeHashes(ctx, c.m.id, r.At, r.Disk, r.Off, r.Len, r.Granule)
 	if err == nil && int64(len(hashes)) != r.Count() {
 		err = fmt.Errorf("the vault gave %d hashes for %d granules", len(hashes), r.Count())
 	}

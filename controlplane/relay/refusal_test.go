@@ -365,7 +365,7 @@ func TestHashesAreOfItsOwnMachine(t *testing.T) {
 	s := newStage(t, nil)
 	a := s.agent()
 	disk := block.DiskIDFromName("d")
-	s.vault.OnHashes(func(m block.MachineID, d block.DiskID, off, n, granule int64) ([]block.Hash16, error) {
+	s.vault.OnHashes(func(m block.MachineID, at block.Position, d block.DiskID, off, n, granule int64) ([]block.Hash16, error) {
 		if m != a.machine {
 			t.Errorf("hashes of machine %s were asked", m)
 		}

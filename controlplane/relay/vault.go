@@ -12,9 +12,10 @@ import (
 type Vault interface {
 	// OpenWriter takes the machine's writer lease, from another relay too.
 	OpenWriter(ctx context.Context, machine block.MachineID) (Writer, error)
-	// RangeHashes yields the hashes of a stretch of a disk as the vault knows it at
-	// the machine's newest position, one for each granule (bytes).
-	RangeHashes(ctx context.Context, machine block.MachineID, disk block.DiskID, off, n, granule int64) ([]block.Hash16, error)
+	// RangeHashes yields the hashes of a stretch of a disk, one for each granule (bytes).
+	// At the zero position they are what a resync compares with. At a frame boundary
+	// they are a proof: of bytes read anew, block.NoData where it holds none.
+	RangeHashes(ctx context.Context, machine block.MachineID, at block.Position, disk block.DiskID, off, n, granule int64) ([]block.Hash16, error)
 }
 
 // Writer appends to one machine's history. One goroutine uses it at a time.
@@ -43,6 +44,8 @@ var (
 	ErrVaultReadOnly = errors.New("relay: the vault is read-only")
 	ErrLeaseLost     = errors.New("relay: another relay writes this machine's history")
 	ErrVaultRefused  = errors.New("relay: the vault refuses these frames")
+	ErrVaultDamaged  = errors.New("relay: what the vault stores there cannot be used")
+	ErrVaultNoPoint  = errors.New("relay: the vault cannot tell that position")
 )
 
 // trouble is an error's class: the event's type and what the operator can do.

@@ -29,11 +29,12 @@ type fetcher struct {
 	v        *Vault
 	id       block.MachineID
 	key      sealed.Key
+	indexes  *cache[string, frames]
 	payloads *cache[unit, []byte]
 }
 
 func (v *Vault) fetcher(id block.MachineID, key sealed.Key) *fetcher {
-	return &fetcher{v: v, id: id, key: key, payloads: v.payloads}
+	return &fetcher{v: v, id: id, key: key, indexes: v.indexes, payloads: v.payloads}
 }
 
 // ID is the machine's identity.
@@ -86,7 +87,7 @@ type frames struct {
 
 // frames fetches an object and the heads of its frames, through the cache.
 func (f *fetcher) frames(ctx context.Context, name string, kind sealed.Kind) (frames, error) {
-	return f.v.indexes.get(ctx, name, func() (frames, int64, error) {
+	return f.indexes.get(ctx, name, func() (frames, int64, error) {
 		obj, index, err := f.open(ctx, name, kind)
 		if err != nil {
 			return frames{}, 0, err

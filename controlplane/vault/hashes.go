@@ -26,16 +26,29 @@ const (
 // Zeros and unchanged parts of merged runs cost no read of data; the rest is read and
 // hashed.
 func (m *Machine) RangeHashes(ctx context.Context, p block.Position, disk block.DiskID, off, n, granule int64) ([]block.Hash16, error) {
-	switch {
-	case granule < block.SectorSize || granule > maxGranule || granule%block.SectorSize != 0:
-		return nil, fmt.Errorf("vault: range hashes of %d bytes each: want a multiple of %d up to %d", granule, block.SectorSize, maxGranule)
-	case off < 0 || n < 0 || off%granule != 0 || n/granule > maxHashes:
-		return nil, fmt.Errorf("vault: range hashes of %d bytes from %d on, %d each: want an aligned stretch of at most %d granules", n, off, granule, maxHashes)
+	if err := checkHashes(off, n, granule); err != nil {
+		return nil, err
 	}
 	v, err := m.hashView(ctx, p)
 	if err != nil {
 		return nil, err
 	}
+	return v.hashes(ctx, disk, off, n, granule, false)
+}
+
+// checkHashes bounds one answer.
+func checkHashes(off, n, granule int64) error {
+	switch {
+	case granule < block.SectorSize || granule > maxGranule || granule%block.SectorSize != 0:
+		return fmt.Errorf("vault: range hashes of %d bytes each: want a multiple of %d up to %d", granule, block.SectorSize, maxGranule)
+	case off < 0 || n < 0 || off%granule != 0 || n/granule > maxHashes:
+		return fmt.Errorf("vault: range hashes of %d bytes from %d on, %d each: want an aligned stretch of at most %d granules", n, off, granule, maxHashes)
+	}
+	return nil
+}
+
+// hashes answers from a view; for a proof from data alone.
+func (v *View) hashes(ctx context.Context, disk block.DiskID, off, n, granule int64, proof bool) ([]block.Hash16, error) {
 	d, err := v.disk(disk)
 	if err != nil {
 		return nil, err
@@ -43,7 +56,7 @@ func (m *Machine) RangeHashes(ctx context.Context, p block.Position, disk block.
 	if off+n > d.Size {
 		return nil, fmt.Errorf("vault: range hashes up to %d of disk %s, which has %d bytes", off+n, disk, d.Size)
 	}
-	h := hasher{view: v, disk: d, granule: granule, out: make([]block.Hash16, 0, (n+granule-1)/granule)}
+	h := hasher{view: v, disk: d, granule: granule, proof: proof, out: make([]block.Hash16, 0, (n+granule-1)/granule)}
 	for g := off; g < off+n; g += granule {
 		if err := h.next(ctx, block.Extent{Off: g, Len: min(granule, off+n-g)}); err != nil {
 			return nil, err
@@ -117,6 +130,7 @@ type hasher struct {
 	view    *View
 	disk    Disk
 	granule int64
+	proof   bool // nothing is taken for known but that there is no data
 	out     []block.Hash16
 	unknown block.Extent // to be read and hashed
 	buf     []byte
@@ -183,9 +197,11 @@ func (h *hasher) known(ctx context.Context, g block.Extent) (hash block.Hash16, 
 		covered += min(s.End, g.End()) - max(s.Off, g.Off)
 	}
 	switch {
+	case from == nil && h.proof:
+		return block.NoData, true, nil
 	case from == nil:
 		return block.ZeroHash(g.Len), true, nil
-	case covered < g.Len || h.granule != block.CoarseGranule || g.Len != block.CoarseGranule:
+	case h.proof || covered < g.Len || h.granule != block.CoarseGranule || g.Len != block.CoarseGranule:
 		return hash, false, nil
 	}
 	all, err := h.view.m.hashes(ctx, from)

@@ -27,6 +27,7 @@ type Machine struct {
 	writing uint64
 	views   map[block.Position]int // open views by position: thinning leaves them alone
 	hashing *View                  // what range hashes are answered from; may be nil
+	proving *prover                // what a proof is answered from; may be nil
 }
 
 // Machine opens a machine's history; ErrNoMachine if nothing was ever stored for it.

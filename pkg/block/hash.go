@@ -43,6 +43,11 @@ func AppendHashes(dst []Hash16, b []byte, granule int64) []Hash16 {
 	return dst
 }
 
+// NoData stands in the place of a hash where a replica holds no data at all: the range
+// was never written, or zeroed or discarded, and reads as zeros. No range hashes to it,
+// but with a chance of 2^-128.
+var NoData Hash16
+
 var (
 	zeros      [CoarseGranule]byte
 	zeroCoarse = sync.OnceValue(func() Hash16 { return HashRange(zeros[:]) })

@@ -23,7 +23,7 @@ func (t Type) bounds() (low, high int, ok bool) {
 	case TypePing, TypePong:
 		return 8, 8, true
 	case TypeHashRequest:
-		return 48, 48, true
+		return hashRequestSize, hashRequestAt, true
 	case TypeHashReply:
 		return hashReplyHead, maxReply, true
 	}
@@ -63,7 +63,7 @@ func decode(t Type, body []byte) (Message, error) {
 	case TypePong:
 		return Pong{ID: word(0)}, nil
 	case TypeHashRequest:
-		return HashRequest{ID: word(0), Disk: block.DiskID(body[8:24]), Off: int64(word(3)), Len: int64(word(4)), Granule: int64(word(5))}, nil
+		return decodeHashRequest(body)
 	case TypeHashReply:
 		return decodeHashReply(body)
 	}
@@ -86,6 +86,28 @@ func decodeHello(body []byte) (Message, error) {
 		return h, fmt.Errorf("%w: a hello with machine %s, channel %q and an instance of %d letters", ErrMalformed, h.Machine, h.Channel, len(h.Instance))
 	}
 	return h, nil
+}
+
+// A hash request's body without and with a position.
+const (
+	hashRequestSize = 48
+	hashRequestAt   = hashRequestSize + 16
+)
+
+func decodeHashRequest(body []byte) (Message, error) {
+	word := func(i int) uint64 { return binary.LittleEndian.Uint64(body[8*i:]) }
+	r := HashRequest{ID: word(0), Disk: block.DiskID(body[8:24]), Off: int64(word(3)), Len: int64(word(4)), Granule: int64(word(5))}
+	switch len(body) {
+	case hashRequestSize:
+		return r, nil
+	case hashRequestAt:
+		r.At = block.Position{Epoch: block.Epoch(word(6)), Seq: block.Seq(word(7))}
+		if r.At == (block.Position{}) {
+			return nil, fmt.Errorf("%w: a hash request at no position has no place for one", ErrMalformed)
+		}
+		return r, nil
+	}
+	return nil, fmt.Errorf("%w: a hash request of %d bytes", ErrMalformed, len(body))
 }
 
 func decodeHashReply(body []byte) (Message, error) {

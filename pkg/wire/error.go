@@ -26,6 +26,8 @@ const (
 	CodeInternal      Code = "internal"
 	CodeHashesFailed  Code = "hashes-unavailable" // in a HashReply: the vault could not tell
 	CodeHashesRefused Code = "hashes-refused"     // in a HashReply: the range asked for makes no sense
+	CodeHashesDamaged Code = "hashes-damaged"     // in a HashReply: what the vault stores of the range cannot be used
+	CodeHashesNoPoint Code = "hashes-no-position" // in a HashReply: the vault cannot tell the position asked for
 )
 
 // Error is a peer's last word on a channel: what happened and what the operator can

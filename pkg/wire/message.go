@@ -108,6 +108,10 @@ type HashRequest struct {
 	Off     int64
 	Len     int64
 	Granule int64
+	// At is the frame boundary whose bytes are meant, read anew from the store: a proof
+	// trusts no hash that was stored beside them. Zero is what a resync compares with,
+	// from stored hashes where there are any. A body without it ends behind Granule.
+	At block.Position
 }
 
 // Count is the number of hashes that answer the request.
@@ -174,7 +178,11 @@ func (m Pong) append(dst []byte) ([]byte, error) { return appendWords(dst, m.ID)
 
 func (m HashRequest) append(dst []byte) ([]byte, error) {
 	dst = append(appendWords(dst, m.ID), m.Disk[:]...)
-	return appendWords(dst, uint64(m.Off), uint64(m.Len), uint64(m.Granule)), nil
+	dst = appendWords(dst, uint64(m.Off), uint64(m.Len), uint64(m.Granule))
+	if m.At != (block.Position{}) {
+		dst = appendWords(dst, uint64(m.At.Epoch), uint64(m.At.Seq))
+	}
+	return dst, nil
 }
 
 // A hash reply's body: id, count of hashes, 28 bytes of code padded with zeros,

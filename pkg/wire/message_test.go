@@ -43,16 +43,17 @@ func tick(t testing.TB) []byte {
 // examples has one message of each type.
 func examples(t testing.TB) map[string]Message {
 	return map[string]Message{
-		"hello":        Hello{Machine: block.MachineID{1, 2, 3}, Instance: "00ff", Channel: Log, Epoch: 4, LastSeq: 5, AgentVersion: "0.4.1"},
-		"welcome":      Welcome{Epoch: 1, Spooled: 2, Committed: 3, BaseEpoch: 4, SpooledBase: 5, CommittedBase: 6, Credit: 7, RPOTarget: 15 * time.Second, Throttle: 8, RelayVersion: "0.4.1"},
-		"frame":        Frame{Raw: tick(t)},
-		"ack":          Ack{Epoch: 1, Spooled: 2, Committed: 3, Credit: 4},
-		"error":        Refuse(CodeChainGap, "do that", "frame %d is missing", 7),
-		"ping":         Ping{ID: 0x0102030405060708},
-		"pong":         Pong{ID: 9},
-		"hash-request": HashRequest{ID: 1, Disk: block.DiskID{9, 8, 7}, Off: 4096, Len: 8192, Granule: 4096},
-		"hash-reply":   HashReply{ID: 1, Hashes: []block.Hash16{{1, 2}, {3, 4}}},
-		"hash-refusal": HashReply{ID: 2, Code: CodeHashesFailed, Hashes: []block.Hash16{}},
+		"hello":           Hello{Machine: block.MachineID{1, 2, 3}, Instance: "00ff", Channel: Log, Epoch: 4, LastSeq: 5, AgentVersion: "0.4.1"},
+		"welcome":         Welcome{Epoch: 1, Spooled: 2, Committed: 3, BaseEpoch: 4, SpooledBase: 5, CommittedBase: 6, Credit: 7, RPOTarget: 15 * time.Second, Throttle: 8, RelayVersion: "0.4.1"},
+		"frame":           Frame{Raw: tick(t)},
+		"ack":             Ack{Epoch: 1, Spooled: 2, Committed: 3, Credit: 4},
+		"error":           Refuse(CodeChainGap, "do that", "frame %d is missing", 7),
+		"ping":            Ping{ID: 0x0102030405060708},
+		"pong":            Pong{ID: 9},
+		"hash-request":    HashRequest{ID: 1, Disk: block.DiskID{9, 8, 7}, Off: 4096, Len: 8192, Granule: 4096},
+		"hash-request-at": HashRequest{ID: 1, Disk: block.DiskID{9, 8, 7}, Off: 4096, Len: 8192, Granule: 4096, At: block.Position{Epoch: 3, Seq: 1042}},
+		"hash-reply":      HashReply{ID: 1, Hashes: []block.Hash16{{1, 2}, {3, 4}}},
+		"hash-refusal":    HashReply{ID: 2, Code: CodeHashesFailed, Hashes: []block.Hash16{}},
 	}
 }
 

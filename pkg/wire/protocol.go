@@ -57,6 +57,8 @@
 // # Version log
 //
 //	1  2026-11-23  first version
+//	1  2026-11-23  a hash request may end with a position: asked only by a control plane
+//	               that has the verb, so no older relay meets one
 package wire
 
 import (

@@ -22,7 +22,7 @@ type Vault struct {
 	open     func(block.MachineID) error
 	before   func(context.Context, block.MachineID) error
 	after    func(block.MachineID) error
-	hashes   func(block.MachineID, block.DiskID, int64, int64, int64) ([]block.Hash16, error)
+	hashes   func(block.MachineID, block.Position, block.DiskID, int64, int64, int64) ([]block.Hash16, error)
 	forget   bool
 	baseless bool
 }
@@ -55,7 +55,7 @@ func (v *Vault) AfterCommit(f func(block.MachineID) error) {
 }
 
 // OnHashes answers RangeHashes.
-func (v *Vault) OnHashes(f func(m block.MachineID, d block.DiskID, off, n, granule int64) ([]block.Hash16, error)) {
+func (v *Vault) OnHashes(f func(m block.MachineID, at block.Position, d block.DiskID, off, n, granule int64) ([]block.Hash16, error)) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.hashes = f
@@ -139,11 +139,11 @@ func (v *Vault) OpenWriter(_ context.Context, m block.MachineID) (relay.Writer, 
 }
 
 // RangeHashes answers by OnHashes.
-func (v *Vault) RangeHashes(_ context.Context, m block.MachineID, d block.DiskID, off, n, granule int64) ([]block.Hash16, error) {
+func (v *Vault) RangeHashes(_ context.Context, m block.MachineID, at block.Position, d block.DiskID, off, n, granule int64) ([]block.Hash16, error) {
 	v.mu.Lock()
 	f := v.hashes
 	v.mu.Unlock()
-	return f(m, d, off, n, granule)
+	return f(m, at, d, off, n, granule)
 }
 
 type writer struct {
