@@ -162,6 +162,20 @@ func (d *dirtyMap) add(set *block.Set, begin, end int64) {
 	}
 }
 
+// mark makes the granules that e touches dirty in a generation that may be current.
+func (d *dirtyMap) mark(gen int, e block.Extent) {
+	if e.Empty() {
+		return
+	}
+	for g := e.Off / d.granule; g*d.granule < e.End(); g++ {
+		if d.bitwise {
+			atomic.OrUint64(d.word(gen, int(g/64)), 1<<(g%64))
+		} else {
+			d.mem[gen][g] = 1
+		}
+	}
+}
+
 // clear empties a generation that is not current.
 func (d *dirtyMap) clear(gen int) { clear(d.mem[gen]) }
 

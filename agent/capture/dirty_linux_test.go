@@ -44,7 +44,13 @@ func TestDirtyMapAgainstModel(t *testing.T) {
 			gen := rapid.IntRange(0, 1).Draw(t, "generation")
 			first := rapid.Int64Range(0, (d.size-1)/minGranule).Draw(t, "first")
 			last := min(first+rapid.Int64Range(0, 70).Draw(t, "more"), (d.size-1)/minGranule)
-			for g := first; g <= last; g++ {
+			ours := rapid.Bool().Draw(t, "marked by the agent") // else as the programs do it
+			if ours {
+				off := first*minGranule + rapid.Int64Range(0, 7).Draw(t, "sector")*512
+				end := min((last+1)*minGranule, d.size)
+				d.mark(gen, block.Extent{Off: min(off, end-1), Len: max(1, end-off-rapid.Int64Range(0, 7).Draw(t, "sectors less")*512)})
+			}
+			for g := first; g <= last && !ours; g++ {
 				if d.bitwise {
 					d.mem[gen][g/8] |= 1 << (g % 8)
 				} else {

@@ -42,6 +42,22 @@ func (s *source) Dirty(id block.DiskID) (*block.Set, error) {
 	return t.dirty.set(), nil
 }
 
+func (s *source) MarkDirty(id block.DiskID, doubt *block.Set) error {
+	unlock, err := s.hold()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	t, err := s.disk(id)
+	if err != nil {
+		return err
+	}
+	for e := range doubt.All() {
+		t.dirty.mark(s.generation(), e.Intersect(block.Extent{Len: t.Size}))
+	}
+	return nil
+}
+
 // suspect: everything on the disk is in doubt.
 func (s *source) suspect(t *tracked) bool {
 	d := &s.disks[t.slot]

@@ -157,6 +157,9 @@ type Source interface {
 	SwapDirty(ctx context.Context) (pos uint64, err error)
 	// Dirty is every block of the disk in doubt if the ring were lost now.
 	Dirty(id block.DiskID) (*block.Set, error)
+	// MarkDirty puts stretches of the disk that another witness doubts into the current
+	// generation, as if they had been written and lost.
+	MarkDirty(id block.DiskID, doubt *block.Set) error
 	// ForgetDirty drops the retained generation. If something was lost since Arm it
 	// does what RetainDirty does: the loss may lie in there.
 	ForgetDirty() error

@@ -280,6 +280,13 @@ func (s source) Dirty(id block.DiskID) (*block.Set, error) {
 	return all, nil
 }
 
+func (s source) MarkDirty(id block.DiskID, doubt *block.Set) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kernel.disks[id].current.Union(doubt)
+	return nil
+}
+
 func (s source) ForgetDirty() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
