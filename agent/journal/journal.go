@@ -60,6 +60,7 @@ type Journal struct {
 	log    *slog.Logger
 	memory *hrl.Ring
 	spill  *hrl.Ring // nil without a disk stage
+	files  hrl.Files
 	boot   bootID
 	place  string // digest of where the disk stage lay at Open; empty where that cannot be told
 

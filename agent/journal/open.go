@@ -37,7 +37,9 @@ type Options struct {
 	// protected.
 	SpillPath  string
 	SpillBytes int64 // no disk stage if zero
-	Log        *slog.Logger
+	// Files holds both stages; nil for the operating system's.
+	Files hrl.Files
+	Log   *slog.Logger
 
 	boot bootID // in tests; the machine's if zero
 }
@@ -77,7 +79,7 @@ func Open(o Options) (*Journal, Recovered, error) {
 	if err := prepare(o); err != nil {
 		return nil, Recovered{}, err
 	}
-	j := &Journal{log: o.Log, boot: o.boot, more: make(chan struct{})}
+	j := &Journal{log: o.Log, files: o.Files, boot: o.boot, more: make(chan struct{})}
 	var rec Recovered
 	memory, err := j.openStage(hrl.Memory, filepath.Join(o.MemoryDir, memoryFile), o.MemoryBytes, &rec)
 	if err != nil {
@@ -111,6 +113,9 @@ func (o Options) withDefaults() Options {
 func prepare(o Options) error {
 	if o.SpillBytes > 0 && o.SpillPath == "" {
 		return errors.New("journal: a disk stage needs a path")
+	}
+	if o.Files != nil {
+		return nil // they are not the operating system's to judge
 	}
 	if err := os.MkdirAll(o.MemoryDir, 0o700); err != nil {
 		return fmt.Errorf("journal: %w", err)
@@ -166,7 +171,7 @@ func (s stage) holdsFrames() bool {
 }
 
 func (j *Journal) openFile(path string, rec *Recovered) (stage, error) {
-	r, found, err := hrl.Open(path, j.boot)
+	r, found, err := hrl.OpenIn(j.files, path, j.boot)
 	if err != nil {
 		return stage{}, err
 	}
@@ -196,7 +201,7 @@ func (j *Journal) replace(old stage, path string, size int64, state []byte, rec 
 }
 
 func (j *Journal) create(kind hrl.Kind, path string, size int64, state []byte, rec *Recovered) (stage, error) {
-	err := hrl.Create(path, hrl.Config{Kind: kind, RingBytes: size, StateBytes: maxState, Boot: j.boot, State: state})
+	err := hrl.Create(path, hrl.Config{Kind: kind, RingBytes: size, StateBytes: maxState, Boot: j.boot, State: state, Files: j.files})
 	if err != nil {
 		return stage{}, fmt.Errorf("journal: %w", err)
 	}

@@ -15,6 +15,7 @@ type Config struct {
 	StateBytes int64 // bytes for a state; rounded up to a multiple of BlockSize
 	Boot       [16]byte
 	State      []byte // carried over from an earlier file; nil if none
+	Files      Files  // nil for the operating system's
 }
 
 // align: memory is dear, and a disk is written in whole blocks.
@@ -42,19 +43,22 @@ func Create(path string, c Config) error {
 	if err := h.check(); err != nil {
 		return fmt.Errorf("hrl: cannot make %s: %w", path, err)
 	}
+	if c.Files == nil {
+		c.Files = system{}
+	}
 	temp := path + ".new"
-	if err := errors.Join(ignoreMissing(os.Remove(temp)), fill(temp, h, c)); err != nil {
-		os.Remove(temp)
+	if err := errors.Join(ignoreMissing(c.Files.Remove(temp)), fill(temp, h, c)); err != nil {
+		_ = c.Files.Remove(temp)
 		if full := new(SpaceError); errors.As(err, &full) {
 			full.Path = path
 		}
 		return err
 	}
-	if err := os.Rename(temp, path); err != nil {
-		os.Remove(temp)
+	if err := c.Files.Rename(temp, path); err != nil {
+		_ = c.Files.Remove(temp)
 		return fmt.Errorf("hrl: %w", err)
 	}
-	return syncDir(path)
+	return c.Files.SyncDir(path)
 }
 
 func ignoreMissing(err error) error {
@@ -66,23 +70,17 @@ func ignoreMissing(err error) error {
 
 // fill makes the file under its temporary name and brings it to stable storage.
 func fill(temp string, h Header, c Config) error {
-	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
+	if err := c.Files.Create(temp, h.FileBytes()); err != nil {
 		return fmt.Errorf("hrl: %w", err)
 	}
-	pin(f)
-	err = reserve(f, h.FileBytes())
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	s, err := openStore(temp, c.Kind)
+	s, err := c.Files.Open(temp, c.Kind)
 	if err != nil {
 		return err
 	}
-	return errors.Join(format(s, h, c), s.close())
+	return errors.Join(format(s, h, c), s.Close())
 }
 
-func format(s store, h Header, c Config) error {
+func format(s Store, h Header, c Config) error {
 	if c.Kind == Disk {
 		if err := zero(s, h.FileBytes()); err != nil {
 			return err
@@ -90,7 +88,7 @@ func format(s store, h Header, c Config) error {
 	}
 	b := aligned(BlockSize)
 	h.PutAnchor(b, Anchor{Serial: 1, Generation: 1, Boot: c.Boot})
-	if err := s.write(b, h.anchorOffset(1)); err != nil {
+	if err := s.Write(b, h.anchorOffset(1)); err != nil {
 		return err
 	}
 	if c.State != nil {
@@ -100,14 +98,14 @@ func format(s store, h Header, c Config) error {
 	}
 	clear(b)
 	h.Put(b)
-	return errors.Join(s.write(b, 0), s.sync())
+	return errors.Join(s.Write(b, 0), s.Sync())
 }
 
-func zero(s store, n int64) error {
+func zero(s Store, n int64) error {
 	const chunk = 4 << 20
 	b := aligned(min(n, chunk))
 	for off := int64(0); off < n; off += chunk {
-		if err := s.write(b[:min(n-off, chunk)], off); err != nil {
+		if err := s.Write(b[:min(n-off, chunk)], off); err != nil {
 			return err
 		}
 	}

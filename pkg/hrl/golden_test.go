@@ -45,15 +45,15 @@ func golden() ([]byte, []Entry) {
 
 // memStore is a mapped store on the heap.
 type memStore struct {
-	store
+	Store
 	b []byte
 }
 
-func (s memStore) mapped(off, n int64) []byte                  { return s.b[off : off+n : off+n] }
-func (s memStore) read(off, n int64, _ []byte) ([]byte, error) { return s.mapped(off, n), nil }
-func (s memStore) write(b []byte, off int64) error             { copy(s.b[off:], b); return nil }
-func (s memStore) sync() error                                 { return nil }
-func (s memStore) close() error                                { return nil }
+func (s memStore) Mapped(off, n int64) []byte                  { return s.b[off : off+n : off+n] }
+func (s memStore) Read(off, n int64, _ []byte) ([]byte, error) { return s.Mapped(off, n), nil }
+func (s memStore) Write(b []byte, off int64) error             { copy(s.b[off:], b); return nil }
+func (s memStore) Sync() error                                 { return nil }
+func (s memStore) Close() error                                { return nil }
 
 // defects are the golden files: what was done to a whole one, what opening it says,
 // and which entries and state are left where it opens.

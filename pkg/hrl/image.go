@@ -3,14 +3,13 @@ package hrl
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 )
 
 // Image reads a journal file without changing it.
 type Image struct {
 	Header
-	s store
+	s Store
 
 	window []byte // the stretch of the file last read by Walk
 	begin  int64  // where it begins
@@ -19,7 +18,7 @@ type Image struct {
 // OpenImage opens a journal file for reading, also one that an agent is using: its
 // parts are then each as they were at some moment.
 func OpenImage(path string) (*Image, error) {
-	h, err := readHeader(path)
+	h, err := readHeader(system{}, path)
 	if err != nil {
 		return nil, err
 	}
@@ -31,34 +30,32 @@ func OpenImage(path string) (*Image, error) {
 }
 
 // readHeader reads the file header and holds the file's size against it.
-func readHeader(path string) (Header, error) {
-	f, err := os.Open(path)
-	if err != nil {
+func readHeader(files Files, path string) (Header, error) {
+	head, size, err := files.Head(path)
+	switch {
+	case err != nil:
 		return Header{}, fmt.Errorf("hrl: %w", err)
+	case len(head) == 0:
+		return Header{}, fmt.Errorf("hrl: %s: %w", path, ErrShort)
 	}
-	defer f.Close()
-	b := make([]byte, HeaderSize)
-	n, err := io.ReadFull(f, b)
-	if n == 0 || err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return Header{}, fmt.Errorf("hrl: %s: %w: %w", path, ErrShort, err)
-	}
-	h, err := ParseHeader(b) // a short file's missing bytes read as zeros
+	b := make([]byte, HeaderSize) // a short file's missing bytes read as zeros
+	copy(b, head)
+	h, err := ParseHeader(b)
 	if err != nil {
 		return Header{}, fmt.Errorf("hrl: %s: %w", path, err)
 	}
-	size, err := fileStore{f}.size()
-	if err == nil && size != h.FileBytes() {
+	if size != h.FileBytes() {
 		err = fmt.Errorf("hrl: %s: %w: %d bytes, its header says %d", path, ErrShort, size, h.FileBytes())
 	}
 	return h, err
 }
 
 // Close closes the file.
-func (im *Image) Close() error { return im.s.close() }
+func (im *Image) Close() error { return im.s.Close() }
 
 // Anchor reads the anchor in a slot, 0 or 1.
 func (im *Image) Anchor(slot int) (Anchor, error) {
-	b, err := im.s.read(im.anchorOffset(uint64(slot)), BlockSize, nil)
+	b, err := im.s.Read(im.anchorOffset(uint64(slot)), BlockSize, nil)
 	if err != nil {
 		return Anchor{}, err
 	}
@@ -67,7 +64,7 @@ func (im *Image) Anchor(slot int) (Anchor, error) {
 
 // State reads the state in a slot, 0 or 1, and checks its content.
 func (im *Image) State(slot int) (StateHeader, []byte, error) {
-	b, err := im.s.read(im.stateOffset(uint64(slot)), BlockSize, nil)
+	b, err := im.s.Read(im.stateOffset(uint64(slot)), BlockSize, nil)
 	if err != nil {
 		return StateHeader{}, nil, err
 	}
@@ -75,7 +72,7 @@ func (im *Image) State(slot int) (StateHeader, []byte, error) {
 	if err != nil {
 		return StateHeader{}, nil, err
 	}
-	b, err = im.s.read(im.stateOffset(uint64(slot)), roundUp(StateSize+int64(h.Len), BlockSize), nil)
+	b, err = im.s.Read(im.stateOffset(uint64(slot)), roundUp(StateSize+int64(h.Len), BlockSize), nil)
 	if err != nil {
 		return StateHeader{}, nil, err
 	}
@@ -181,7 +178,7 @@ func (im *Image) entryAt(p Pos) (Entry, []byte, error) {
 // peek returns n bytes at off, valid until the next call. It reads ahead: a ring of
 // small entries would otherwise cost a read or two for each.
 func (im *Image) peek(off, n int64) ([]byte, error) {
-	if m := im.s.mapped(off, n); m != nil {
+	if m := im.s.Mapped(off, n); m != nil {
 		return m, nil
 	}
 	if at := off - im.begin; at >= 0 && at+n <= int64(len(im.window)) {
@@ -190,7 +187,7 @@ func (im *Image) peek(off, n int64) ([]byte, error) {
 	const ahead = 1 << 20
 	begin := off &^ (BlockSize - 1)
 	size := min(max(roundUp(off-begin+n, BlockSize), ahead), im.FileBytes()-begin)
-	w, err := im.s.read(begin, size, im.window)
+	w, err := im.s.Read(begin, size, im.window)
 	if err != nil {
 		im.window = nil
 		return nil, err

@@ -20,19 +20,25 @@ type Found struct {
 // Open recovers a file and opens it for its only user. The errors that concern the
 // file's content are ErrShort and the verdicts of ParseHeader, or ErrChecksum where no
 // anchor is left.
-func Open(path string, boot [16]byte) (*Ring, Found, error) {
-	h, err := readHeader(path)
+func Open(path string, boot [16]byte) (*Ring, Found, error) { return OpenIn(nil, path, boot) }
+
+// OpenIn is Open in another file system; nil for the operating system's.
+func OpenIn(files Files, path string, boot [16]byte) (*Ring, Found, error) {
+	if files == nil {
+		files = system{}
+	}
+	h, err := readHeader(files, path)
 	if err != nil {
 		return nil, Found{}, err
 	}
-	s, err := openStore(path, h.Kind)
+	s, err := files.Open(path, h.Kind)
 	if err != nil {
 		return nil, Found{}, err
 	}
 	r := &Ring{Header: h, path: path, store: s}
 	found, err := r.recover(boot)
 	if err != nil {
-		s.close()
+		s.Close()
 		return nil, Found{}, err
 	}
 	return r, found, nil
@@ -72,9 +78,9 @@ func (r *Ring) Cut(e Entry) error {
 	if i < 0 {
 		return nil
 	}
-	if m := r.store.mapped(r.offset(e.Pos), EntrySize); m != nil {
+	if m := r.store.Mapped(r.offset(e.Pos), EntrySize); m != nil {
 		clear(m)
-	} else if err := r.store.write(aligned(BlockSize), r.offset(e.Pos)); err != nil {
+	} else if err := r.store.Write(aligned(BlockSize), r.offset(e.Pos)); err != nil {
 		return err
 	}
 	r.tail, r.prev = e.Pos, e.Prev

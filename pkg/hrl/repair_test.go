@@ -18,7 +18,7 @@ func testRepair(t *testing.T, kind Kind, n, want block.Seq, size int, damage fun
 		appendOne(t, r, seq, size)
 	}
 	h, entries := r.Header, r.entries
-	r.store.close()
+	r.store.Close()
 
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -32,7 +32,7 @@ func testRepair(t *testing.T, kind Kind, n, want block.Seq, size int, damage fun
 	r, found := open(t, path)
 	check(t, r, found.Entries, 1, want)
 	appendOne(t, r, want+1, size) // of the same size: what follows in the file fits behind it
-	r.store.close()
+	r.store.Close()
 	r, found = open(t, path)
 	defer r.Close()
 	check(t, r, found.Entries, 1, want+1)

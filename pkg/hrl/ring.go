@@ -21,7 +21,7 @@ var (
 type Ring struct {
 	Header
 	path  string
-	store store
+	store Store
 	stage []byte // where an entry is put together for a file that is not mapped
 
 	mu      sync.Mutex
@@ -109,7 +109,7 @@ func (r *Ring) head() Pos {
 // put writes the entry: in a mapping the header last, elsewhere in one piece.
 func (r *Ring) put(e Entry, frame []byte) error {
 	n, off := r.span(e.Len), r.offset(e.Pos)
-	b := r.store.mapped(off, n)
+	b := r.store.Mapped(off, n)
 	staged := b == nil
 	if staged {
 		if int64(len(r.stage)) < n {
@@ -122,7 +122,7 @@ func (r *Ring) put(e Entry, frame []byte) error {
 	if !staged {
 		return nil
 	}
-	return r.store.write(b, off)
+	return r.store.Write(b, off)
 }
 
 // Read returns the entry's frame. In a mapped file it is the file's own memory: valid
@@ -131,10 +131,10 @@ func (r *Ring) put(e Entry, frame []byte) error {
 // bytes than were written.
 func (r *Ring) Read(e Entry) ([]byte, error) {
 	off, n := r.offset(e.Pos), r.span(e.Len)
-	if m := r.store.mapped(off, n); m != nil {
+	if m := r.store.Mapped(off, n); m != nil {
 		return m[EntrySize : EntrySize+e.Len : EntrySize+e.Len], nil
 	}
-	b, err := r.store.read(off, n, nil)
+	b, err := r.store.Read(off, n, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +175,7 @@ func (r *Ring) Release(m Mark) error {
 		r.entries = r.entries[n:]
 	}
 	r.mark = m
-	if r.store.mapped(0, 1) != nil || n > 0 && len(r.entries) == 0 {
+	if r.store.Mapped(0, 1) != nil || n > 0 && len(r.entries) == 0 {
 		return r.writeAnchor()
 	}
 	return nil
@@ -187,12 +187,12 @@ func (r *Ring) writeAnchor() error {
 	a.Serial++
 	a.Head, a.Floor, a.Released, a.RingPos = r.head(), r.floor, r.mark.Seq, r.mark.RingPos
 	off := r.anchorOffset(a.Serial)
-	if b := r.store.mapped(off, BlockSize); b != nil {
+	if b := r.store.Mapped(off, BlockSize); b != nil {
 		r.PutAnchor(b, a)
 	} else {
 		b := aligned(BlockSize)
 		r.PutAnchor(b, a)
-		if err := r.store.write(b, off); err != nil {
+		if err := r.store.Write(b, off); err != nil {
 			return err
 		}
 	}
@@ -214,11 +214,11 @@ func (r *Ring) SaveState(content []byte) error {
 	return nil
 }
 
-func writeState(s store, h Header, serial, generation uint64, content []byte) error {
+func writeState(s Store, h Header, serial, generation uint64, content []byte) error {
 	b := aligned(roundUp(StateSize+int64(len(content)), BlockSize))
 	copy(b[StateSize:], content)
 	h.PutStateHeader(b, StateHeader{Serial: serial, Generation: generation, Len: len(content), Sum: h.sum(content)})
-	return s.write(b, h.stateOffset(serial))
+	return s.Write(b, h.stateOffset(serial))
 }
 
 // Sync writes the anchor and brings everything to stable storage.
@@ -229,7 +229,7 @@ func (r *Ring) Sync() error {
 		return err
 	}
 	begin := time.Now()
-	err := r.store.sync()
+	err := r.store.Sync()
 	r.syncs++
 	r.syncTime += time.Since(begin)
 	return err
@@ -240,7 +240,7 @@ func (r *Ring) Sync() error {
 func (r *Ring) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return errors.Join(r.writeAnchor(), r.store.close())
+	return errors.Join(r.writeAnchor(), r.store.Close())
 }
 
 // Abandon closes the file of a mapped ring and leaves the mapping, for the process's
@@ -248,7 +248,7 @@ func (r *Ring) Close() error {
 func (r *Ring) Abandon() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return errors.Join(r.writeAnchor(), r.store.leave())
+	return errors.Join(r.writeAnchor(), r.store.Leave())
 }
 
 // Usage tells what the ring holds.

@@ -202,7 +202,7 @@ func model(t *testing.T, rt *rapid.T, path string) {
 			if op == "close" {
 				r.Close()
 			} else {
-				r.store.close() // without a last anchor
+				r.store.Close() // without a last anchor
 			}
 			var found Found
 			r, found = open(t, path)

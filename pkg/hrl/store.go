@@ -1,27 +1,75 @@
 package hrl
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"unsafe"
 )
 
-// store is what a journal file lies on. Offsets and lengths are multiples of
-// BlockSize except where it is mapped.
-type store interface {
-	// mapped is the stretch of the mapping itself; nil where the file is not mapped.
-	mapped(off, n int64) []byte
-	// read returns n bytes at off: of the mapping, or read into buf, which it replaces
+// Store is an open journal file. Offsets and lengths are multiples of BlockSize except
+// where it is mapped.
+type Store interface {
+	// Mapped is the stretch of the mapping itself; nil where the file is not mapped.
+	Mapped(off, n int64) []byte
+	// Read returns n bytes at off: of the mapping, or read into buf, which it replaces
 	// by a larger one if it must.
-	read(off, n int64, buf []byte) ([]byte, error)
-	// write writes b, memory that came from aligned.
-	write(b []byte, off int64) error
-	// sync returns when all that was written is on stable storage.
-	sync() error
-	size() (int64, error)
-	close() error
-	// leave is close but for a mapping, which stays for the process's life.
-	leave() error
+	Read(off, n int64, buf []byte) ([]byte, error)
+	// Write writes b, which begins on a multiple of BlockSize in memory.
+	Write(b []byte, off int64) error
+	// Sync returns when all that was written is on stable storage.
+	Sync() error
+	Close() error
+	// Leave is Close but for a mapping, which stays for the process's life.
+	Leave() error
+}
+
+// Files is the file system under a journal: the operating system's, unless a simulation
+// has one of its own in which power can be cut.
+type Files interface {
+	// Head reads a file's first HeaderSize bytes, fewer where it ends before, and its size.
+	Head(path string) (b []byte, size int64, err error)
+	// Create makes a new file of so many zeros, all of them allocated.
+	Create(path string, size int64) error
+	// Open opens a file for its only user.
+	Open(path string, kind Kind) (Store, error)
+	Rename(from, to string) error
+	Remove(path string) error
+	// SyncDir makes the name of a file durable.
+	SyncDir(path string) error
+}
+
+// system is the operating system's file system.
+type system struct{}
+
+func (system) Rename(from, to string) error               { return os.Rename(from, to) }
+func (system) Remove(path string) error                   { return os.Remove(path) }
+func (system) SyncDir(path string) error                  { return syncDir(path) }
+func (system) Open(path string, kind Kind) (Store, error) { return openStore(path, kind) }
+
+func (system) Head(path string) (b []byte, size int64, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer f.Close()
+	b = make([]byte, HeaderSize)
+	n, err := io.ReadFull(f, b)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		return nil, 0, err
+	}
+	size, err = fileStore{f}.size()
+	return b[:n], size, err
+}
+
+func (system) Create(path string, size int64) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	pin(f)
+	return errors.Join(reserve(f, size), f.Close())
 }
 
 // aligned returns n bytes that begin on a multiple of BlockSize, as a disk wants
@@ -35,9 +83,9 @@ func aligned(n int64) []byte {
 // fileStore reads and writes a plain file.
 type fileStore struct{ f *os.File }
 
-func (s fileStore) mapped(int64, int64) []byte { return nil }
+func (s fileStore) Mapped(int64, int64) []byte { return nil }
 
-func (s fileStore) read(off, n int64, buf []byte) ([]byte, error) {
+func (s fileStore) Read(off, n int64, buf []byte) ([]byte, error) {
 	if int64(cap(buf)) < n {
 		buf = aligned(n)
 	}
@@ -48,14 +96,14 @@ func (s fileStore) read(off, n int64, buf []byte) ([]byte, error) {
 	return buf, nil
 }
 
-func (s fileStore) write(b []byte, off int64) error {
+func (s fileStore) Write(b []byte, off int64) error {
 	if _, err := s.f.WriteAt(b, off); err != nil {
 		return fmt.Errorf("hrl: writing %d bytes at %d: %w", len(b), off, err)
 	}
 	return nil
 }
 
-func (s fileStore) sync() error {
+func (s fileStore) Sync() error {
 	if err := datasync(s.f); err != nil {
 		return fmt.Errorf("hrl: syncing %s: %w", s.f.Name(), err)
 	}
@@ -70,8 +118,8 @@ func (s fileStore) size() (int64, error) {
 	return fi.Size(), nil
 }
 
-func (s fileStore) close() error { return s.f.Close() }
-func (s fileStore) leave() error { return s.f.Close() }
+func (s fileStore) Close() error { return s.f.Close() }
+func (s fileStore) Leave() error { return s.f.Close() }
 
 // SpaceError says that a journal file cannot be made because its file system has no
 // room. Nothing was changed.

@@ -16,29 +16,29 @@ type mapStore struct {
 	m []byte
 }
 
-func (s *mapStore) mapped(off, n int64) []byte { return s.m[off : off+n : off+n] }
+func (s *mapStore) Mapped(off, n int64) []byte { return s.m[off : off+n : off+n] }
 
-func (s *mapStore) read(off, n int64, _ []byte) ([]byte, error) { return s.mapped(off, n), nil }
+func (s *mapStore) Read(off, n int64, _ []byte) ([]byte, error) { return s.Mapped(off, n), nil }
 
-func (s *mapStore) write(b []byte, off int64) error {
+func (s *mapStore) Write(b []byte, off int64) error {
 	copy(s.m[off:], b)
 	return nil
 }
 
 // sync does nothing: no storage under a memory file system is stabler than itself.
-func (s *mapStore) sync() error { return nil }
+func (s *mapStore) Sync() error { return nil }
 
-func (s *mapStore) close() error {
+func (s *mapStore) Close() error {
 	return errors.Join(unix.Munmap(s.m), s.f.Close())
 }
 
 // leave also gives up the lock, which the mapping would keep.
-func (s *mapStore) leave() error {
+func (s *mapStore) Leave() error {
 	return errors.Join(unix.Flock(int(s.f.Fd()), unix.LOCK_UN), s.f.Close())
 }
 
 // openStore opens the file for its only user.
-func openStore(path string, kind Kind) (store, error) {
+func openStore(path string, kind Kind) (Store, error) {
 	f, err := openFile(path, kind)
 	if err != nil {
 		return nil, fmt.Errorf("hrl: %w", err)
@@ -69,7 +69,7 @@ func openFile(path string, kind Kind) (*os.File, error) {
 	return os.OpenFile(path, os.O_RDWR, 0)
 }
 
-func mapFile(f *os.File) (store, error) {
+func mapFile(f *os.File) (Store, error) {
 	fi, err := f.Stat()
 	if err == nil && fi.Size() < HeaderSize {
 		err = ErrShort

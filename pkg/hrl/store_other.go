@@ -11,7 +11,7 @@ import (
 // process and a stage past the page cache exist on Linux only. What was written is in
 // the page cache and so survives the process here too. Nothing keeps a second process
 // from the file.
-func openStore(path string, _ Kind) (store, error) {
+func openStore(path string, _ Kind) (Store, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return nil, fmt.Errorf("hrl: %w", err)
