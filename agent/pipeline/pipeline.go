@@ -63,6 +63,10 @@ type Config struct {
 	Open func(resync.Target) (resync.Device, error)
 	// Now is the wall clock; nil is time.Now.
 	Now func() time.Time
+	// Poll is how often an empty ring is looked at; Frame closes a frame by size, bytes.
+	// Zero means the defaults.
+	Poll  time.Duration
+	Frame int
 }
 
 // Pipeline is one machine's log in the making.
@@ -119,10 +123,16 @@ func New(c Config) *Pipeline {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	if c.Poll == 0 {
+		c.Poll = pollEvery
+	}
 	p := &Pipeline{
 		Config: c, calls: make(chan func() error, 64), w: newWriter(c.Machine, c.Journal),
 		gens: generations{maps: c.Source}, disks: map[block.DiskID]*disk{}, phase: desired.PhaseEnabling,
 		epochs: map[frame.Reason]int{},
+	}
+	if c.Frame > 0 {
+		p.w.target = c.Frame
 	}
 	p.State.Machine = c.Machine
 	p.spooled, p.committed = c.Recovered.Released, c.Recovered.State.Committed
@@ -174,7 +184,7 @@ var now = func() <-chan time.Time { c := make(chan time.Time); close(c); return 
 func (p *Pipeline) wait(ctx context.Context, busy bool) (stop bool, err error) {
 	next := now
 	if !busy {
-		next = time.After(pollEvery)
+		next = time.After(p.Poll)
 	}
 	for {
 		select {
