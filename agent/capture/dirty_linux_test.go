@@ -46,9 +46,9 @@ func TestDirtyMapAgainstModel(t *testing.T) {
 			last := min(first+rapid.Int64Range(0, 70).Draw(t, "more"), (d.size-1)/minGranule)
 			ours := rapid.Bool().Draw(t, "marked by the agent") // else as the programs do it
 			if ours {
-				off := first*minGranule + rapid.Int64Range(0, 7).Draw(t, "sector")*512
-				end := min((last+1)*minGranule, d.size)
-				d.mark(gen, block.Extent{Off: min(off, end-1), Len: max(1, end-off-rapid.Int64Range(0, 7).Draw(t, "sectors less")*512)})
+				off := min(first*minGranule+rapid.Int64Range(0, 7).Draw(t, "sector")*512, d.size-512)
+				end := max(off, last*minGranule) + 512
+				d.mark(gen, block.Extent{Off: off, Len: end - off})
 			}
 			for g := first; g <= last && !ours; g++ {
 				if d.bitwise {
