@@ -24,6 +24,9 @@ func Recall(r journal.Recovered) (State, error) {
 	if err := json.Unmarshal(r.State.Log, &s); err != nil {
 		return State{}, fmt.Errorf("pipeline: the journal's state cannot be read: %w", err)
 	}
+	if s.Copy < 0 || s.Copy > len(s.Copies) { // believed, no copy would be made and the base called complete
+		return State{}, fmt.Errorf("pipeline: the journal's state makes no sense: at copy %d of %d", s.Copy, len(s.Copies))
+	}
 	return s, nil
 }
 

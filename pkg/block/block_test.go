@@ -97,3 +97,16 @@ func TestPositionRoundTrip(t *testing.T) {
 		t.Error("positions do not order by epoch, then sequence")
 	}
 }
+
+func TestContainsDoesNotWrapAround(t *testing.T) {
+	e := Extent{Off: 4096, Len: 8192}
+	for o, want := range map[Extent]bool{
+		{Off: 4096, Len: 8192}: true, {Off: 8192, Len: 4096}: true, {Off: 12288}: true,
+		{Off: 0, Len: 4096}: false, {Off: 8192, Len: 8192}: false,
+		{Off: 8192, Len: 1<<63 - 1}: false, {Off: 1<<63 - 1, Len: 1<<63 - 1}: false,
+	} {
+		if e.Contains(o) != want {
+			t.Errorf("%v contains %v: %v, want %v", e, o, !want, want)
+		}
+	}
+}

@@ -23,8 +23,9 @@ func (e Extent) End() int64 { return e.Off + e.Len }
 // Empty reports whether the extent holds no byte.
 func (e Extent) Empty() bool { return e.Len <= 0 }
 
-// Contains reports whether o lies wholly within e.
-func (e Extent) Contains(o Extent) bool { return o.Off >= e.Off && o.End() <= e.End() }
+// Contains reports whether o lies wholly within e, also where o would end beyond what
+// an int64 can say.
+func (e Extent) Contains(o Extent) bool { return o.Off >= e.Off && o.Len <= e.End()-o.Off }
 
 // Overlaps reports whether the two share a byte.
 func (e Extent) Overlaps(o Extent) bool { return e.Off < o.End() && o.Off < e.End() }
