@@ -130,7 +130,7 @@ func (s *Store) writeTemp(data []byte) (name string, err error) {
 			_ = os.Remove(f.Name())
 		}
 	}()
-	if _, err := f.Write(data); err != nil {
+	if err := write(f, data); err != nil {
 		return "", err
 	}
 	return f.Name(), f.Sync()

@@ -1,7 +1,10 @@
 package dir
 
 import (
+	"bytes"
+	"crypto/rand"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -74,5 +77,24 @@ func TestErrorsAreClassified(t *testing.T) {
 	}
 	if err := classify("get", "directory /v", "k", syscall.EIO); errors.Is(err, objstore.ErrTransient) || !errors.Is(err, syscall.EIO) {
 		t.Errorf("EIO became %v: a disk that fails is not a passing fault", err)
+	}
+}
+
+// TestEveryLength holds puts around the page's edges, at addresses that direct I/O
+// takes and at one that it does not, against what is read back.
+func TestEveryLength(t *testing.T) {
+	s := open(t, t.TempDir())
+	memory := make([]byte, 64<<10) // large enough to begin on a page
+	rand.Read(memory)
+	for _, from := range []int{0, 1} {
+		for _, n := range []int{0, 1, 4095, 4096, 4097, 8192, 3*4096 - 1, 3 * 4096} {
+			key, data := fmt.Sprintf("from%d/n%d", from, n), memory[from:from+n]
+			if err := s.Put(t.Context(), key, data); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := s.Get(t.Context(), key, 0, -1); err != nil || !bytes.Equal(got, data) {
+				t.Errorf("%d bytes at an odd address (%v): %d came back, %v", n, from == 1, len(got), err)
+			}
+		}
 	}
 }
