@@ -188,10 +188,15 @@ func writtenName(d Disk) (string, error) {
 	if _, err := f.ReadAt(table, 0); err != nil {
 		return "", err
 	}
-	if gpt := table[d.SectorSize:]; string(gpt[:8]) == "EFI PART" {
-		return "gpt-" + hex.EncodeToString(gpt[56:72]), nil
+	return tableName(table[:d.SectorSize], table[d.SectorSize:])
+}
+
+// tableName is the identifier in a disk's first two sectors, each of 512 bytes or more.
+func tableName(first, second []byte) (string, error) {
+	if string(second[:8]) == "EFI PART" {
+		return "gpt-" + hex.EncodeToString(second[56:72]), nil
 	}
-	if id := table[440:444]; table[510] == 0x55 && table[511] == 0xaa && string(id) != "\x00\x00\x00\x00" {
+	if id := first[440:444]; first[510] == 0x55 && first[511] == 0xaa && string(id) != "\x00\x00\x00\x00" {
 		return "dos-" + hex.EncodeToString(id), nil
 	}
 	return "", fs.ErrNotExist

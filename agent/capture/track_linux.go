@@ -29,15 +29,29 @@ type slotName struct {
 const slotNameBytes = 1024
 
 func (s *source) readName(slot uint32) (slotName, error) {
-	var n slotName
 	raw, err := s.maps["names"].LookupBytes(slot)
 	if err != nil {
-		return n, fmt.Errorf("reading the name of disk slot %d: %w", slot, err)
+		return slotName{}, fmt.Errorf("reading the name of disk slot %d: %w", slot, err)
 	}
-	if raw = bytes.TrimRight(raw, "\x00"); len(raw) > 0 {
-		err = json.Unmarshal(raw, &n)
+	n, err := parseName(raw)
+	if err != nil {
+		return n, fmt.Errorf("disk slot %d: %w", slot, err)
 	}
-	return n, err
+	return n, nil
+}
+
+// parseName reads what writeName wrote; nothing but zeros is a slot without a name.
+func parseName(raw []byte) (n slotName, err error) {
+	if raw = bytes.TrimRight(raw, "\x00"); len(raw) == 0 {
+		return n, nil
+	}
+	if err := json.Unmarshal(raw, &n); err != nil {
+		return slotName{}, fmt.Errorf("its name cannot be read: %w", err)
+	}
+	if d := n.Disk; d != nil && (d.ID != block.DiskIDFromName(d.Name) || d.Size <= 0) {
+		return slotName{}, fmt.Errorf("its name makes no sense: disk %q with id %s and %d bytes", d.Name, d.ID, d.Size)
+	}
+	return n, nil
 }
 
 func (s *source) writeName(slot uint32, n slotName) error {
