@@ -46,7 +46,7 @@ func (p *Protection) check() error {
 			return invalid("a protected disk has no id")
 		}
 	}
-	return nil
+	return p.Verify.check()
 }
 
 func (h Host) check() error {

@@ -76,6 +76,7 @@ type Protection struct {
 	Dirty     int64            `json:"dirty_bytes" doc:"What a resync would have to read if data were lost now."`
 	Captured  int64            `json:"captured_bytes" doc:"Since the agent started."`
 	Churn     int64            `json:"churn_bytes_per_second" doc:"Captured, over the last seconds."`
+	Verify    *VerifyState     `json:"verify,omitempty" doc:"Of proofs that replica and disks are equal."`
 	Problem   *problem.Problem `json:"problem,omitempty" doc:"What keeps it from being protected."`
 }
 
