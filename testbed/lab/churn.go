@@ -18,6 +18,7 @@ type churn struct {
 	dir            string
 	bytesPerSecond int64
 	random         *rand.Rand
+	storms         bool // of metadata, besides
 }
 
 const (
@@ -41,6 +42,11 @@ func (c *churn) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		}
+		if c.storms && c.random.IntN(4) == 0 {
+			if err := storm(ctx, c.dir, c.random); err != nil && !errors.Is(err, fs.ErrExist) {
+				return fmt.Errorf("churn: %w", err)
+			}
 		}
 		if err := c.step(chunk); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("churn: %w", err)

@@ -15,8 +15,9 @@ import (
 
 // File systems that a disk can be given.
 const (
-	Ext4 = "ext4"
-	XFS  = "xfs"
+	Ext4  = "ext4"
+	XFS   = "xfs"
+	Btrfs = "btrfs"
 )
 
 // lastOpener is how long a device or a mount may still be in use by somebody (udev,
@@ -93,6 +94,8 @@ func (d *Disk) Format(ctx context.Context, fs string) error {
 		_, err = run(ctx, "mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", d.Device)
 	case XFS:
 		_, err = run(ctx, "mkfs.xfs", "-q", "-f", d.Device)
+	case Btrfs:
+		_, err = run(ctx, "mkfs.btrfs", "-q", "-f", d.Device)
 	default:
 		err = fmt.Errorf("no file system %q in this lab", fs)
 	}
@@ -110,7 +113,7 @@ func (d *Disk) MountUp(ctx context.Context, ro bool) error {
 	if ro {
 		options[0] = "ro"
 	}
-	if d.FS == XFS { // the original may be mounted at the same time
+	if d.FS == XFS { // the original may be mounted at the same time; btrfs sees to that by itself
 		options = append(options, "nouuid")
 	}
 	if _, err := run(ctx, "mount", "-t", d.FS, "-o", strings.Join(options, ","), d.Device, dir); err != nil {
@@ -198,10 +201,11 @@ func (d *Disk) CheckFS(ctx context.Context) error {
 	if err := d.Unmount(ctx); err != nil {
 		return err
 	}
-	check := []string{"e2fsck", "-f", "-n", d.Device}
-	if d.FS == XFS {
-		check = []string{"xfs_repair", "-n", d.Device}
-	}
+	check := map[string][]string{
+		Ext4:  {"e2fsck", "-f", "-n", d.Device},
+		XFS:   {"xfs_repair", "-n", d.Device},
+		Btrfs: {"btrfs", "check", "--readonly", "--check-data-csum", d.Device},
+	}[d.FS]
 	if _, err := run(ctx, check[0], check[1:]...); err != nil {
 		return fmt.Errorf("file system is damaged: %w", err)
 	}

@@ -40,10 +40,10 @@ func open(t *testing.T) *Lab {
 	return l
 }
 
-// newMachine is two formatted, mounted disks, as small as XFS permits.
+// newMachine is a formatted, mounted disk of each file system, as small as XFS permits.
 func newMachine(ctx context.Context, l *Lab) ([]*Disk, error) {
 	var disks []*Disk
-	for _, fs := range []string{Ext4, XFS} {
+	for _, fs := range []string{Ext4, XFS, Btrfs} {
 		d, err := l.NewDisk(ctx, fs, 320<<20)
 		if err != nil {
 			return nil, err
@@ -97,8 +97,8 @@ func TestNothingIsLeftBehind(t *testing.T) {
 				t.Fatal(err)
 			}
 			dir := strings.TrimSpace(line)
-			// The sleeper, two file systems and the lab's own, two loop devices.
-			if left := Leftovers(dir); len(left) != 6 {
+			// The sleeper, three file systems and the lab's own, three loop devices.
+			if left := Leftovers(dir); len(left) != 8 {
 				t.Fatalf("before: %v", left)
 			}
 			if err := cmd.Process.Signal(s); err != nil {

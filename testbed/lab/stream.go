@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 // stream is one application: it makes its values 1, 2, 3, … durable one after the
@@ -31,6 +32,9 @@ type writer interface {
 	write(n uint64) error
 	Close() error
 }
+
+// rester is a writer that needs a longer pause between two values than others.
+type rester interface{ rest() time.Duration }
 
 // mounts are mount points by the file system's name in the lab.
 type mounts map[string]string

@@ -17,19 +17,20 @@ import (
 // is a second opinion on a recovered disk, from a program that knows nothing of us.
 type sqliteStream struct {
 	fs      string
+	dir     string
 	journal string // SQLite's journal mode: wal or delete
 }
 
-func (s sqliteStream) name() string { return s.fs + "/sqlite" }
+func (s sqliteStream) name() string { return s.fs + "/" + s.dir }
 
-func (s sqliteStream) path(m mounts) string { return filepath.Join(m[s.fs], "sqlite", "app.db") }
+func (s sqliteStream) path(m mounts) string { return filepath.Join(m[s.fs], s.dir, "app.db") }
 
 func (s sqliteStream) connect(m mounts) (*sql.DB, error) {
 	return sql.Open("sqlite", "file:"+s.path(m)+"?_pragma=journal_mode("+s.journal+")&_pragma=synchronous(extra)")
 }
 
 func (s sqliteStream) open(m mounts, _ uint64) (writer, error) {
-	dir, err := makeDir(m[s.fs], "sqlite")
+	dir, err := makeDir(m[s.fs], s.dir)
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 type Verdict struct {
 	Checked int           // acknowledged values that were looked for, and found
 	Found   int           // values found, with those that were not yet acknowledged
+	Clean   int           // file systems that their own check found undamaged
 	Streams []StreamFound // by name
 }
 
@@ -28,7 +29,7 @@ type StreamFound struct {
 // that claim to be of this moment: the file systems replay their journals and have no
 // damage, what lay there before protection is there, and each application finds all
 // that was acknowledged before the moment, nothing begun after it, and nothing torn or
-// missing in between. It writes to the files.
+// missing in between. It writes to the files. Several may be judged at once.
 func (w *Workload) Verify(ctx context.Context, l *Lab, files map[string]string, at time.Time) (v Verdict, err error) {
 	var opened []*Disk
 	defer func() {
@@ -42,7 +43,7 @@ func (w *Workload) Verify(ctx context.Context, l *Lab, files map[string]string, 
 		if files[name] == "" {
 			return v, fmt.Errorf("no recovered file for disk %s", name)
 		}
-		d, err := l.OpenDisk(ctx, "verify-"+name, files[name], w.disks[name].FS)
+		d, err := l.OpenDisk(ctx, fmt.Sprintf("verify-%d-%s", w.judged.Add(1), name), files[name], w.disks[name].FS)
 		if err != nil {
 			return v, err
 		}
@@ -52,7 +53,9 @@ func (w *Workload) Verify(ctx context.Context, l *Lab, files map[string]string, 
 		}
 		m[name] = d.Mount
 	}
-	return w.judge(m, at)
+	v, err = w.judge(m, at)
+	v.Clean = len(opened)
+	return v, err
 }
 
 // checkDisk leaves the disk mounted, and writable, since a database that is opened

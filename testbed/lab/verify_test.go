@@ -27,6 +27,7 @@ func lived(t *testing.T) (*Lab, *Workload, time.Time) {
 	}
 	w := NewWorkload(ledger, disks...)
 	w.Seeded, w.Trim = 3, 500*time.Millisecond
+	w.Widen()
 	for _, d := range disks {
 		if err := Seed(d, w.Seeded); err != nil {
 			t.Fatal(err)
@@ -69,7 +70,7 @@ func TestVerifyFindsAllThatWasPromised(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v.Checked < 50 || v.Checked != w.ledger.Acked() || v.Found != v.Checked || len(v.Streams) != 9 {
+	if v.Checked < 50 || v.Checked != w.ledger.Acked() || v.Found != v.Checked || len(v.Streams) != 19 || v.Clean != 3 {
 		t.Errorf("checked %d and found %d of %d acknowledged values: %+v", v.Checked, v.Found, w.ledger.Acked(), v.Streams)
 	}
 	if left := Leftovers(l.Dir); len(left) != 1 { // the lab's own mount
@@ -98,6 +99,8 @@ func TestVerifyFails(t *testing.T) {
 		"a renamed file is gone":     {XFS, remove("renamed/file-00"), at, "xfs/rename: xfs slot 0 holds nothing"},
 		"a row is missing":           {Ext4, sqlExec("DELETE FROM vals WHERE n = 7"), at, "ext4/sqlite: row 8 follows row 6"},
 		"the last row is missing":    {XFS, sqlExec("DELETE FROM vals WHERE n = (SELECT max(n) FROM vals)"), at, "xfs/sqlite: values"},
+		"a name is missing":          {Btrfs, removeAny("tree/dir-*/*"), at, "btrfs/tree: its names are those of no moment"},
+		"a name's place is old":      {XFS, remove("tree"), at, "xfs/tree: values 1 to"},
 		"a file from before":         {Ext4, overwrite("seed/0001", 1000, 1), at, "seed/0001"},
 		"values from the future":     {Ext4, func(*testing.T, string) {}, start, "was begun only after"},
 	}
@@ -195,9 +198,19 @@ func zero(name string, off, n int64) func(*testing.T, string) {
 
 func remove(name string) func(*testing.T, string) {
 	return func(t *testing.T, root string) {
-		if err := os.Remove(filepath.Join(root, name)); err != nil {
+		if err := os.RemoveAll(filepath.Join(root, name)); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+func removeAny(pattern string) func(*testing.T, string) {
+	return func(t *testing.T, root string) {
+		names, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil || len(names) == 0 {
+			t.Fatal(names, err)
+		}
+		remove(strings.TrimPrefix(names[0], root))(t, root)
 	}
 }
 

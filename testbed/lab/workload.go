@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -24,6 +25,9 @@ type Workload struct {
 
 	ledger  *Ledger
 	disks   map[string]*Disk // by name
+	order   []*Disk
+	storms  bool
+	judged  atomic.Int64 // disks that Verify opened so far
 	streams []stream
 
 	cancel context.CancelFunc
@@ -34,19 +38,31 @@ type Workload struct {
 
 // NewWorkload is a workload for these mounted disks, with moderate habits.
 func NewWorkload(ledger *Ledger, disks ...*Disk) *Workload {
-	w := &Workload{Pause: 4 * time.Millisecond, Churn: 4 << 20, Trim: 7 * time.Second, ledger: ledger, disks: map[string]*Disk{}}
+	w := &Workload{Pause: 4 * time.Millisecond, Churn: 4 << 20, Trim: 7 * time.Second, ledger: ledger, disks: map[string]*Disk{}, order: disks}
 	for i, d := range disks {
 		w.disks[d.Name] = d
 		w.streams = append(w.streams,
 			logStream{d.Name},
 			renameStream{d.Name},
 			slotStream{d.Name + "/slots", []string{d.Name}},
-			sqliteStream{d.Name, []string{"wal", "delete"}[i%2]})
+			sqliteStream{d.Name, "sqlite", journals[i%2]})
 	}
 	if names := slices.Sorted(maps.Keys(w.disks)); len(names) > 1 {
 		w.streams = append(w.streams, slotStream{"all/chain", names})
 	}
 	return w
+}
+
+var journals = [2]string{"wal", "delete"} // SQLite's
+
+// Widen has each file system also run SQLite in the other journal mode, a tree of names
+// that changes by metadata alone, and storms of such changes that promise nothing. The
+// workload must not have started.
+func (w *Workload) Widen() {
+	for i, d := range w.order {
+		w.streams = append(w.streams, sqliteStream{d.Name, "sqlite-" + journals[(i+1)%2], journals[(i+1)%2]}, treeStream{d.Name})
+	}
+	w.storms = true
 }
 
 // Start begins, or goes on where Stop ended. It is bound to the lab, not to a context:
@@ -84,6 +100,7 @@ func (w *Workload) startHabits(ctx context.Context, name string, d *Disk) error 
 		if err != nil {
 			return err
 		}
+		c.storms = w.storms
 		w.goDo(name+"/churn", func() error { return c.run(ctx) })
 	}
 	if w.Trim > 0 {
@@ -116,9 +133,13 @@ func (w *Workload) write(ctx context.Context, name string, wr writer) (err error
 		if err := w.ledger.ack(name); err != nil {
 			return err
 		}
+		pause := w.Pause
+		if r, ok := wr.(rester); ok {
+			pause = max(pause, r.rest())
+		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(w.Pause):
+		case <-time.After(pause):
 		}
 	}
 	return nil
