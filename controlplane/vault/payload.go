@@ -57,12 +57,7 @@ func (f *fetcher) unpack(ctx context.Context, s source) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	raw := make([]byte, h.Size())
-	n := copy(raw, h.raw)
-	if err := f.readData(ctx, s.object, raw[n:], s.dataOff); err != nil {
-		return nil, err
-	}
-	whole, err := frame.Parse(raw)
+	whole, err := f.whole(ctx, s.object, h)
 	if err != nil {
 		return nil, err
 	}
