@@ -58,10 +58,25 @@ func ReadSidecar(target string) (*Sidecar, error) {
 	if s.Version != sidecarVersion {
 		return nil, fmt.Errorf("recovery: sidecar %s has version %d, this Understudy knows %d", path, s.Version, sidecarVersion)
 	}
-	if (s.State != StateWriting && s.State != StateComplete) || s.Size < 0 || s.Done < 0 || s.Disk.IsZero() {
-		return nil, fmt.Errorf("recovery: sidecar %s is damaged: its fields make no sense", path)
+	if err := s.check(); err != nil {
+		return nil, fmt.Errorf("recovery: sidecar %s is damaged: %w", path, err)
 	}
 	return &s, nil
+}
+
+// check proves what is relied on when a target is gone on with.
+func (s *Sidecar) check() error {
+	switch _, err := ParseFormat(string(s.Format)); {
+	case err != nil:
+		return err
+	case s.State != StateWriting && s.State != StateComplete:
+		return fmt.Errorf("its state is %q", s.State)
+	case s.Disk.IsZero():
+		return errors.New("it names no disk")
+	case s.Size < 0 || s.Done < 0 || s.Done > s.Size:
+		return fmt.Errorf("%d of %d bytes are done", s.Done, s.Size)
+	}
+	return nil
 }
 
 // save replaces the sidecar of the target.

@@ -71,6 +71,9 @@ func (f *fetcher) section(ctx context.Context, obj *object, s sealed.Section, of
 	} else if b, err = f.v.store.Get(ctx, obj.key, r.Off, r.Len); err != nil {
 		return nil, err
 	}
+	if int64(len(b)) < r.Len { // no room is made for what a header claims and the store has not
+		return nil, fmt.Errorf("%w: %s has %d of the %d bytes at %d that its header says", sealed.ErrTruncated, obj.key, len(b), r.Len, r.Off)
+	}
 	plain := make([]byte, 0, r.Len)
 	plain, err = sealed.NewOpener(f.key, obj.key, obj.header).Open(plain, r, b)
 	if err != nil {

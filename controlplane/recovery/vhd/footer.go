@@ -102,6 +102,9 @@ func Decode(b []byte) (Footer, error) {
 	if checksum(b) != binary.BigEndian.Uint32(b[checksumOffset:]) {
 		return Footer{}, ErrChecksum
 	}
+	if int64(binary.BigEndian.Uint64(b[48:])) < 0 {
+		return Footer{}, ErrNotFooter
+	}
 	return Footer{
 		Size:    int64(binary.BigEndian.Uint64(b[48:])),
 		Created: epoch.Add(time.Duration(binary.BigEndian.Uint32(b[24:])) * time.Second),

@@ -132,28 +132,6 @@ func TestHeaderVerdicts(t *testing.T) {
 	}
 }
 
-func FuzzParseHeader(f *testing.F) {
-	object, _ := Seal(nil, Key{1}, "m/1", KindLog, 1, Sections{Index: []byte("index"), Data: [][]byte{[]byte("data")}})
-	f.Add(object)
-	f.Add(object[:HeaderSize])
-	f.Fuzz(func(t *testing.T, b []byte) {
-		h, err := ParseHeader(b)
-		if err != nil {
-			return
-		}
-		var again [HeaderSize]byte
-		h.encode(&again)
-		if !bytes.Equal(again[:], b[:HeaderSize]) {
-			t.Fatalf("header %+v does not encode to what it was parsed from", h)
-		}
-		for s := range sections {
-			if r, err := h.Range(s, 0, h.Len[s]); err != nil || r.Off+r.Len > h.Size() {
-				t.Fatalf("range %+v of %+v: %v", r, h, err)
-			}
-		}
-	})
-}
-
 func BenchmarkSeal8MiB(b *testing.B) {
 	data := random(8<<20, 1)
 	b.SetBytes(8 << 20)
