@@ -11,7 +11,7 @@ declare -A packages=(
 	[lint]=""
 	[generate]="clang-19 llvm-19 libbpf-dev"
 	[demo]="e2fsprogs xfsprogs mount util-linux"
-	[bench]="e2fsprogs xfsprogs util-linux fio"
+	[bench]="e2fsprogs mount util-linux fio libnbd-bin nbdkit qemu-utils restic borgbackup"
 )
 
 target=${1:?usage: scripts/setup.sh test|race|lint|generate|demo|bench}

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+// book holds the rows of this run and of earlier ones. It is written after each row: a
+// run that is interrupted loses nothing.
+type book struct {
+	path string // "" keeps nothing
+	Rows []row  `json:"rows"`
+	made map[string]bool
+}
+
+func openBook(path string) (*book, error) {
+	k := &book{path: path, made: map[string]bool{}}
+	if path == "" {
+		return k, nil
+	}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return k, os.MkdirAll(filepath.Dir(path), 0o755)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(b, k); err != nil {
+		return nil, fmt.Errorf("%s holds no rows: %w: remove it", path, err)
+	}
+	return k, nil
+}
+
+// add files a row in the place of the older one with its id.
+func (k *book) add(r row) error {
+	k.made[r.ID] = true
+	i := slices.IndexFunc(k.Rows, func(o row) bool { return o.ID == r.ID })
+	if i < 0 {
+		k.Rows = append(k.Rows, r)
+	} else {
+		k.Rows[i] = r
+	}
+	if k.path == "" {
+		return nil
+	}
+	b, err := json.MarshalIndent(k, "", " ")
+	if err != nil {
+		return fmt.Errorf("row %s: %w", r.ID, err)
+	}
+	if err := os.WriteFile(k.path+".new", append(b, '\n'), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(k.path+".new", k.path)
+}
+
+// measured are the rows of this run.
+func (k *book) measured() []row {
+	var out []row
+	for _, r := range k.Rows {
+		if k.made[r.ID] {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// add completes a row with where and when, and files it.
+func (b *bench) add(r row) error {
+	r.Date, r.Host, r.Build, r.Load, r.Quick = time.Now().UTC().Truncate(time.Second), b.host, b.build(), load(), b.quick
+	printRow(os.Stderr, r)
+	return b.book.add(r)
+}

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/understudy-dr/understudy/agent/capture"
+	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/frame"
+	"github.com/understudy-dr/understudy/testbed/lab"
+)
+
+// drain is a protected machine's agent without what comes behind the frame: it captures
+// a disk, cuts the writes into frames as the agent does, and drops them.
+type drain struct {
+	source capture.Source
+	lost   atomic.Int64 // how often the ring overflowed
+	stop   context.CancelFunc
+	done   chan error
+}
+
+// When the agent closes a frame, and how often it looks at an empty ring.
+const (
+	frameSize = 1 << 20
+	frameAge  = 200 * time.Millisecond
+	pollEvery = 2 * time.Millisecond
+)
+
+// newDrain begins to capture a disk: only its dirty map, or data too.
+func newDrain(ctx context.Context, l *lab.Lab, device string, data bool) (*drain, error) {
+	source, _, err := capture.Open(capture.Options{Instance: l.Instance("bench")})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	d := &drain{source: source, stop: cancel, done: make(chan error, 1)}
+	disk, err := capture.Resolve(device)
+	if err == nil {
+		err = source.Track(ctx, disk)
+	}
+	if err == nil && data {
+		_, err = source.Arm(ctx)
+	}
+	if err != nil {
+		cancel()
+		return nil, errors.Join(err, source.Remove())
+	}
+	go func() { d.done <- d.run(ctx, data) }()
+	return d, nil
+}
+
+// end takes the capture out of the kernel.
+func (d *drain) end() error {
+	d.stop()
+	return errors.Join(<-d.done, d.source.Remove())
+}
+
+func (d *drain) run(ctx context.Context, data bool) error {
+	if !data {
+		<-ctx.Done()
+		return nil
+	}
+	c := cutter{source: d.source, builder: frame.NewBuilder(block.NewMachineID())}
+	c.open()
+	for ctx.Err() == nil {
+		n, lost, err := c.take()
+		if err != nil {
+			return fmt.Errorf("reading the ring: %w", err)
+		}
+		switch {
+		case n > 0:
+		case lost:
+			d.lost.Add(1)
+			if _, err := d.source.Arm(ctx); err != nil {
+				return err
+			}
+		default:
+			time.Sleep(pollEvery)
+		}
+	}
+	return nil
+}
+
+// cutter makes frames out of records.
+type cutter struct {
+	source  capture.Source
+	builder *frame.Builder
+	raw     []byte
+	seq     block.Seq
+	pos     uint64
+	opened  time.Time
+}
+
+func (c *cutter) open() {
+	c.seq++
+	c.opened = time.Now()
+	c.builder.Reset(frame.KindLog, 1, c.seq, c.opened)
+}
+
+// take moves records from the ring into the frame, and cuts that when it is due.
+func (c *cutter) take() (n int, lost bool, err error) {
+	full := false
+	var failed error
+	n, lost, err = c.source.Poll(func(r capture.Record) bool {
+		if full = !c.builder.Room(len(r.Data)) || c.builder.Len() >= frameSize; full {
+			return false
+		}
+		c.pos = r.Pos
+		failed = c.builder.Add(r.Disk, r.Op, r.Extent, r.Data)
+		return failed == nil
+	})
+	if err := errors.Join(err, failed); err != nil {
+		return n, lost, err
+	}
+	if !full && (c.builder.Records() == 0 || time.Since(c.opened) < frameAge) {
+		return n, lost, nil
+	}
+	if c.raw, err = c.builder.Append(c.raw[:0], c.seq, time.Now(), frame.CompressAuto); err != nil {
+		return n, lost, err
+	}
+	c.open()
+	return n, lost, c.source.Advance(c.pos)
+}
