@@ -173,14 +173,17 @@ func applyKeep(r *inventory.Retention, s string) error {
 	return nil
 }
 
+// maxDays is more than anybody lives, and few enough to be counted in nanoseconds.
+const maxDays = 100_000
+
 // parseSeconds reads a duration that may be given in days.
 func parseSeconds(s string) (int64, error) {
 	var days int64
-	if n, err := fmt.Sscanf(s, "%dd", &days); err == nil && n == 1 && fmt.Sprintf("%dd", days) == s {
+	if n, err := fmt.Sscanf(s, "%dd", &days); err == nil && n == 1 && fmt.Sprintf("%dd", days) == s && days >= 0 && days <= maxDays {
 		return days * 86400, nil
 	}
 	d, err := time.ParseDuration(s)
-	if err != nil {
+	if err != nil || d < 0 {
 		return 0, fmt.Errorf("%q is not a duration such as 90m, 24h or 15d", s)
 	}
 	return int64(d.Seconds()), nil

@@ -33,7 +33,7 @@ func open(t *testing.T) (*Authority, *clock) {
 	return a, c
 }
 
-func newKeyT(t *testing.T) *ecdsa.PrivateKey {
+func newKeyT(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -42,7 +42,7 @@ func newKeyT(t *testing.T) *ecdsa.PrivateKey {
 	return key
 }
 
-func csr(t *testing.T, key any, template *x509.CertificateRequest) string {
+func csr(t testing.TB, key any, template *x509.CertificateRequest) string {
 	t.Helper()
 	der, err := x509.CreateCertificateRequest(rand.Reader, template, key)
 	if err != nil {
