@@ -34,8 +34,9 @@ const secret = "a secret of the operator's"
 
 // site is a control plane's API on loopback, with doubles for relay and vault.
 type site struct {
-	t         *testing.T
+	t         testing.TB
 	url       string
+	handler   http.Handler
 	authority *pki.Authority
 	inventory *inventory.Inventory
 
@@ -96,7 +97,7 @@ func (s *site) Clean(_ context.Context, id string, _ bool, _ string) (inventory.
 	return inventory.Job{ID: "c1", Params: json.RawMessage("{}"), Steps: []inventory.JobStep{}}, nil
 }
 
-func newSite(t *testing.T) *site {
+func newSite(t testing.TB) *site {
 	t.Helper()
 	s := &site{t: t, at: time.Now()}
 	var err error
@@ -110,7 +111,7 @@ func newSite(t *testing.T) *site {
 	if err := s.inventory.SetOperator(t.Context(), "admin", secret); err != nil {
 		t.Fatal(err)
 	}
-	handler := New(Options{
+	s.handler = New(Options{
 		Inventory: s.inventory, Enrolment: pki.NewEnrolment(s.authority, s.inventory), Authority: s.authority,
 		Relay: s, Points: s, Failovers: s, Progress: func(j inventory.Job) inventory.Job { return j },
 		Relays: []string{":9443"}, Metrics: prometheus.NewRegistry(), Version: "test", Now: s.now, Log: log,
@@ -120,7 +121,7 @@ func newSite(t *testing.T) *site {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	server := NewServer(ctx, handler, s.authority.NewServer(pki.RoleAPI).TLS(), log)
+	server := NewServer(ctx, s.handler, s.authority.NewServer(pki.RoleAPI).TLS(), log)
 	go func() { _ = server.ServeTLS(ln, "", "") }()
 	t.Cleanup(func() {
 		cancel()
@@ -204,7 +205,7 @@ func (p *party) must(method, path string, in, out any) {
 	}
 }
 
-func newKey(t *testing.T) (*ecdsa.PrivateKey, string) {
+func newKey(t testing.TB) (*ecdsa.PrivateKey, string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
