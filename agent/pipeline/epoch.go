@@ -25,6 +25,7 @@ func (p *Pipeline) raise(d doubt) {
 	p.doubt = &doubt{reason: d.reason, detail: d.detail}
 	p.doubt.merge(d)
 	p.stopCopies()
+	p.stopProof()
 	if err := p.Source.Disarm(); err != nil {
 		p.doubt.detail += fmt.Sprintf("; disarming the capture: %v", err)
 	}
@@ -132,7 +133,7 @@ func (p *Pipeline) next(d *doubt, disks []block.DiskID, stretch capture.Armed, n
 	next := State{
 		Machine: p.Machine, Epoch: p.w.at.Epoch + 1, Reason: d.reason, Since: now, Began: p.w.at.Seq + 1,
 		Stretch: stretch, Copies: copies, Disks: disks, Known: addNew(p.State.Known, disks),
-		Unsure: p.State.Unsure, Resync: max(p.State.Resync, p.wished.Resync),
+		Unsure: p.State.Unsure, Resync: max(p.State.Resync, p.wished.Resync), Proof: p.State.Proof,
 	}
 	// Only below ranges does the settled base stay: everything else is read anew.
 	for _, id := range disks {
@@ -220,6 +221,8 @@ func severity(r frame.Reason) desired.Severity {
 	switch r {
 	case frame.ReasonInitial, frame.ReasonDiskAdded, frame.ReasonDiskRemoved, frame.ReasonOperator:
 		return desired.Info
+	case frame.ReasonScrubDifference:
+		return desired.Error
 	default:
 		return desired.Warning
 	}
@@ -240,5 +243,6 @@ var remedies = map[frame.Reason]string{
 	frame.ReasonRelayLostSpool:    "look at the relay's spool disk; the ranges that were not in the vault are resynced",
 	frame.ReasonIdentityConflict:  "if this machine was cloned or restored from an image, enrol it again with a new token",
 	frame.ReasonCaptureReplaced:   "nothing: what was not captured is resynced. If it comes back, look for a second agent with the same instance",
+	frame.ReasonScrubDifference:   "nothing now: the ranges are resynced. Points that may show them wrongly are marked in understudy points; look at the disks on both sides (dmesg, smartctl, understudy vault check), and tell the makers of Understudy if both are sound",
 	frame.ReasonCaptureUnreadable: "nothing now: the disks are compared by hash. If it comes back, restart the agent and keep its log",
 }

@@ -372,6 +372,10 @@ func (p *plant) RangeHashes(_ context.Context, disk block.DiskID, off, length, g
 	return block.AppendHashes(nil, img[off:off+length], granule), nil
 }
 
+func (p *plant) ProofHashes(ctx context.Context, _ block.Position, disk block.DiskID, off, length, granule int64) ([]block.Hash16, error) {
+	return p.RangeHashes(ctx, disk, off, length, granule)
+}
+
 // image is what the vault gives after its first n log frames, by the rule of the
 // vault: newest first log, then base, epoch by epoch.
 func (p *plant) image(n int) map[block.DiskID][]byte {

@@ -91,6 +91,12 @@ type Pipeline struct {
 	closing            *closing
 	retryAt            time.Time // when a failed copy is tried again
 	throttle           atomic.Int64
+	verifyRate         atomic.Int64
+
+	watches  []*watch  // of the running proof's tries
+	drains   uint64    // polls that left nothing in the ring that was there when they began
+	proving  *proving  // the running proof; nil while there is none
+	provedAt time.Time // when a broken-off proof is taken up again
 
 	seen     time.Time // every write acknowledged before it has been taken from the ring
 	clock    clock
@@ -104,6 +110,7 @@ type Pipeline struct {
 // Relay is what the pipeline asks of the connection to the relay.
 type Relay interface {
 	resync.Hasher
+	resync.Prover
 	// SendBase queues base frame n of the epoch that raw belongs to, and keeps nothing of
 	// raw. It blocks while there is no relay and while too many wait. With each Welcome
 	// the queue is forgotten: copies begin again behind what is spooled.
@@ -167,6 +174,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		return err
 	}
 	defer p.stopCopies()
+	defer p.stopProof()
 	for {
 		busy, err := p.step(ctx)
 		if err != nil {
@@ -273,6 +281,8 @@ func (p *Pipeline) step(ctx context.Context) (busy bool, err error) {
 			}
 			p.gens.rotate(ctx, now, func(f func() error) { p.post(ctx, f) })
 			p.startCopies(ctx)
+			p.settleWatches()
+			p.startProof(ctx)
 		}
 	}
 	if p.rate.due(now) {
@@ -294,6 +304,7 @@ func (p *Pipeline) take(now time.Time) (bool, error) {
 			return false
 		}
 		p.more = r.More
+		p.note(r)
 		p.captured += int64(len(r.Data))
 		p.rate.add(int64(len(r.Data)))
 		failed = p.w.add(r, now)
@@ -305,6 +316,7 @@ func (p *Pipeline) take(now time.Time) (bool, error) {
 	behind := lost || p.Source.Behind()
 	if !behind {
 		p.seen = now
+		p.drains++
 	}
 	if lost || p.w.due(now) && (!p.more || p.w.full(p.w.target)) {
 		if err := p.closeFrame(now); err != nil || p.doubt != nil {

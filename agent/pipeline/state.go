@@ -38,6 +38,8 @@ type State struct {
 	Settled []block.DiskID `json:"settled,omitempty"`
 	// Unsure says that the log is older than this memory: the vault may hold any disk.
 	Unsure bool `json:"unsure,omitempty"`
+	// Proof is how the proofs that disks and replica are equal stand.
+	Proof proofs `json:"proof,omitzero"`
 	// Resync is the newest of the operator's resync requests that has begun.
 	Resync uint64 `json:"resync,omitempty"`
 }

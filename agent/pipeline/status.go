@@ -62,6 +62,7 @@ func (p *Pipeline) publish(now time.Time) {
 	if p.copying != nil {
 		s.Base = p.copying.shown.Load()
 	}
+	s.Verify = p.verifyState(now)
 	p.gauges(s)
 	p.status.Store(s)
 }

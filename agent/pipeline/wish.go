@@ -23,6 +23,8 @@ func (p *Pipeline) Wish(ctx context.Context, s desired.State, found []capture.Di
 
 func (p *Pipeline) wish(ctx context.Context, s desired.State, found []capture.Disk) error {
 	p.wished = s
+	p.verifyRate.Store(s.Verify.Rate)
+	p.dropUnwanted(p.Now())
 	p.throttle.Store(s.Policy.ThrottleAt(p.Now()))
 	removed, err := p.untrackOthers(s.Disks)
 	if err != nil {
@@ -50,6 +52,7 @@ func (p *Pipeline) idle() error {
 		return nil
 	}
 	p.stopCopies()
+	p.stopProof()
 	p.w.drop()
 	p.doubt, p.phase = nil, desired.PhaseEnabling
 	return p.Source.Disarm()
