@@ -80,15 +80,16 @@ microbench:
 	scripts/setup.sh bench
 	$(GO) test -run '^$$' -bench . -benchtime 1s -count 5 ./pkg/frame ./agent/... ./controlplane/...
 
-# Every scenario against the real binaries; testbed-short are those .ci/run has time for.
+# Every scenario against the real binaries; testbed-short are those .ci/run has time for,
+# the prefix proof among them in its short form.
 testbed: build
 	scripts/setup.sh test
 	$(GO) test -count 1 -timeout 60m -tags testbed ./testbed
 
-SHORT = TestReplicaEqualsSource|TestAgentKilledUnderLoad|TestControlPlaneKilledUnderLoad|TestRingOverflow|TestUncleanStop|TestGuestCannotTouchItsPast|TestServedEqualsMaterialised|TestVaultAloneIsEnough|TestDiskGrows|TestDiskGone|TestTwoAgentsWithOneIdentity|TestJournalOnAProtectedDisk
+SHORT = TestPrefixProof|TestReplicaEqualsSource|TestAgentKilledUnderLoad|TestControlPlaneKilledUnderLoad|TestRingOverflow|TestUncleanStop|TestGuestCannotTouchItsPast|TestServedEqualsMaterialised|TestVaultAloneIsEnough|TestDiskGrows|TestDiskGone|TestTwoAgentsWithOneIdentity|TestJournalOnAProtectedDisk
 testbed-short: build
 	scripts/setup.sh test
-	$(GO) test -count 1 -timeout 20m -tags testbed -run '^($(SHORT))$$' -v ./testbed | grep -E '^(---|ok|FAIL|panic|    [a-z_]+_test.go)'
+	$(GO) test -count 1 -short -timeout 20m -tags testbed -run '^($(SHORT))$$' -v ./testbed | grep -E '^(---|ok|FAIL|panic|    [a-z_]+_test.go)'
 
 clean:
 	rm -rf bin dist
