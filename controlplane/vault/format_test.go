@@ -15,6 +15,7 @@ import (
 	"github.com/understudy-dr/understudy/controlplane/objstore/mem"
 	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/frame"
+	"github.com/understudy-dr/understudy/pkg/fuzztest"
 )
 
 var update = flag.Bool("update", false, "write a new golden vault")
@@ -95,6 +96,8 @@ func writeGolden(t *testing.T, h *history) {
 	}
 }
 
+// FuzzParseHeads takes any bytes for an index of frames. Limit: 8 times the input and
+// 16 KiB.
 func FuzzParseHeads(f *testing.F) {
 	h := goldenLife(block.MachineID{1})
 	var list []*frame.Frame
@@ -107,6 +110,7 @@ func FuzzParseHeads(f *testing.F) {
 	f.Add(index[:len(index)-1], dataLen)
 	f.Add(index, dataLen+1)
 	f.Fuzz(func(t *testing.T, index []byte, dataLen int64) {
+		fuzztest.Bounded(t, 8*len(index)+16<<10, func() { _, _ = parseHeads(index, dataLen) })
 		heads, err := parseHeads(index, dataLen)
 		if err != nil {
 			if !errors.Is(err, errHeads) {
@@ -134,12 +138,15 @@ func FuzzParseHeads(f *testing.F) {
 	})
 }
 
+// FuzzParseManifest takes any JSON for a manifest. Limit: 256 times the input (two
+// letters can be an element of a list) and 64 KiB.
 func FuzzParseManifest(f *testing.F) {
 	h, m := hourlyForFuzz(f)
 	f.Add(must(json.Marshal(must(m.snapshot(f.Context())).manifest)))
 	f.Add([]byte(`{"version":2}`))
 	f.Add([]byte(`{"version":1,"runs":[{"end":{"epoch":1,"seq":2}}],"through":{"epoch":1,"seq":2},"log":{"seq":2},"epochs":[null]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		fuzztest.Bounded(t, 256*len(b)+64<<10, func() { _, _ = parseManifest(b) })
 		mf, err := parseManifest(b)
 		if err != nil {
 			return
@@ -170,10 +177,13 @@ func hourlyForFuzz(f *testing.F) (*history, *Machine) {
 	return h, m
 }
 
+// FuzzParseDocument takes any JSON for what names a vault. Limit: 64 times the input
+// and 16 KiB.
 func FuzzParseDocument(f *testing.F) {
 	f.Add(must(os.ReadFile(filepath.Join(golden, vaultName))))
 	f.Add([]byte(`{"format":"understudy-vault","version":9}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		fuzztest.Bounded(t, 64*len(b)+16<<10, func() { _, _ = parseDocument(b) })
 		doc, err := parseDocument(b)
 		if err == nil && (doc.ID == "" || doc.Version != 1) {
 			t.Fatalf("accepted %+v", doc)
@@ -184,21 +194,29 @@ func FuzzParseDocument(f *testing.F) {
 	})
 }
 
+// FuzzParseKey takes any bytes for a key, a document of one and a wrapped one. Limit:
+// 64 times the input and 64 KiB.
 func FuzzParseKey(f *testing.F) {
 	f.Add(bytes.Repeat([]byte("0f"), 32))
 	f.Add(bytes.Repeat([]byte{7}, 32))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		_, _ = parseKey("key", b)
-		_, _ = parseKeyDocument(b)
-		_, _ = unwrap(Key{1}, "machine", b)
+		fuzztest.Bounded(t, 64*len(b)+64<<10, func() {
+			_, _ = parseKey("key", b)
+			_, _ = parseKeyDocument(b)
+			if _, err := unwrap(Key{1}, "machine", b); err == nil {
+				t.Fatal("a key was unwrapped that nobody wrapped")
+			}
+		})
 	})
 }
 
+// FuzzParseNames takes any name that a store lists. Limit: 8 times the input and 4 KiB.
 func FuzzParseNames(f *testing.F) {
 	id := block.MachineID{1}
 	f.Add(baseName(id, 1, 2))
 	f.Add(runName(id, 1, 2, 3))
 	f.Fuzz(func(t *testing.T, name string) {
+		fuzztest.Bounded(t, 8*len(name)+4<<10, func() { _, _ = parseNumbers(name, basePrefix(id), 2) })
 		if n, err := parseNumbers(name, basePrefix(id), 2); err == nil && len(n) != 2 {
 			t.Fatal(n)
 		}

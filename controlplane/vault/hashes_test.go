@@ -13,6 +13,7 @@ import (
 	"github.com/understudy-dr/understudy/controlplane/objstore/storetest"
 	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/frame"
+	"github.com/understudy-dr/understudy/pkg/fuzztest"
 )
 
 const granule = block.CoarseGranule
@@ -147,6 +148,8 @@ func TestHashSectionAgainstModel(t *testing.T) {
 	})
 }
 
+// FuzzParseHashes takes any bytes for a section of range hashes. Limit: 8 times the
+// input and 16 KiB.
 func FuzzParseHashes(f *testing.F) {
 	w := newHashWriter()
 	w.add(block.DiskID{1}, 0, pattern(3*granule, 1))
@@ -154,6 +157,7 @@ func FuzzParseHashes(f *testing.F) {
 	f.Add(w.out)
 	f.Add(w.out[:len(w.out)-1])
 	f.Fuzz(func(t *testing.T, b []byte) {
+		fuzztest.Bounded(t, 8*len(b)+16<<10, func() { _, _ = parseHashes(b) })
 		all, err := parseHashes(b)
 		if err != nil {
 			return

@@ -5,12 +5,17 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/understudy-dr/understudy/pkg/fuzztest"
 )
 
 // The decoders take any bytes: they answer with a verdict or with what, encoded again,
-// is what they were given. Their corpus is the golden files' parts and what fuzzing
+// is what they were given. Limit: 4 KiB for a part, whatever it says. Their corpus is the golden files' parts and what fuzzing
 // found (testdata/fuzz). Where seal is set the checksum is made right first, so that
 // fuzzing gets behind it.
+
+// partLimit is what reading a part may allocate, in bytes: its verdict in words.
+const partLimit = 4 << 10
 
 func FuzzParseHeader(f *testing.F) {
 	addParts(f, func(Header) int64 { return 0 }, HeaderSize)
@@ -19,6 +24,7 @@ func FuzzParseHeader(f *testing.F) {
 			copy(b, fileMagic)
 			le.PutUint32(b[12:], sumAround(0, b[:HeaderSize], 12))
 		}
+		fuzztest.Bounded(t, partLimit, func() { _, _ = ParseHeader(b) })
 		h, err := ParseHeader(b)
 		if verdict(t, err, ErrOlder, ErrNewer) {
 			again := make([]byte, HeaderSize)
@@ -33,6 +39,7 @@ func FuzzParseAnchor(f *testing.F) {
 	addParts(f, func(h Header) int64 { return h.anchorOffset(1) }, AnchorSize)
 	f.Fuzz(func(t *testing.T, b []byte, seal bool) {
 		sealPart(b, seal, AnchorSize, anchorMagic)
+		fuzztest.Bounded(t, partLimit, func() { _, _ = goldenHeader.ParseAnchor(b) })
 		a, err := goldenHeader.ParseAnchor(b)
 		if verdict(t, err) {
 			again := make([]byte, AnchorSize)
@@ -47,6 +54,7 @@ func FuzzParseStateHeader(f *testing.F) {
 	addParts(f, func(h Header) int64 { return h.stateOffset(1) }, StateSize)
 	f.Fuzz(func(t *testing.T, b []byte, seal bool) {
 		sealPart(b, seal, StateSize, stateMagic)
+		fuzztest.Bounded(t, partLimit, func() { _, _ = goldenHeader.ParseStateHeader(b) })
 		s, err := goldenHeader.ParseStateHeader(b)
 		if verdict(t, err) {
 			again := make([]byte, StateSize)
@@ -63,6 +71,7 @@ func FuzzParseEntry(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte, seal bool) {
 		sealPart(b, seal, EntrySize, entryMagic)
+		fuzztest.Bounded(t, partLimit, func() { _, _ = goldenHeader.ParseEntry(b) })
 		e, err := goldenHeader.ParseEntry(b)
 		if verdict(t, err) {
 			again := make([]byte, EntrySize)
@@ -73,7 +82,8 @@ func FuzzParseEntry(f *testing.F) {
 }
 
 // FuzzRecover opens a whole file in which something was overwritten. What it then gives
-// was appended once, unless checksums were made right, and it goes on from there.
+// was appended once, unless checksums were made right, and it goes on from there. Limit:
+// 8 times the file and 64 KiB.
 func FuzzRecover(f *testing.F) {
 	whole, entries := golden()
 	for _, seal := range []bool{false, true} {
@@ -90,6 +100,9 @@ func FuzzRecover(f *testing.F) {
 		}
 		sealPart(b[goldenHeader.anchorOffset(0):], seal, AnchorSize, anchorMagic)
 		sealPart(b[goldenHeader.anchorOffset(1):], seal, AnchorSize, anchorMagic)
+		fuzztest.Bounded(t, 8*len(b)+64<<10, func() {
+			_, _ = (&Ring{Header: goldenHeader, store: memStore{b: append([]byte(nil), b...)}}).recover([16]byte{})
+		})
 		r := &Ring{Header: goldenHeader, store: memStore{b: b}}
 		found, err := r.recover([16]byte{})
 		if err != nil {

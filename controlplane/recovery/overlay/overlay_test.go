@@ -2,7 +2,9 @@ package overlay
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -16,6 +18,7 @@ import (
 	"github.com/understudy-dr/understudy/controlplane/recovery"
 	"github.com/understudy-dr/understudy/controlplane/recovery/recoverytest"
 	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/fuzztest"
 )
 
 // diskSize is not a multiple of the block size.
@@ -362,14 +365,21 @@ func TestFullFileSystem(t *testing.T) {
 	}
 }
 
+// FuzzDecodeHeader takes any bytes for an overlay's header. Limit: 256 times what a
+// header has.
 func FuzzDecodeHeader(f *testing.F) {
 	good, err := header{size: diskSize, origin: baseDisk(1).Origin}.encode()
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(good)
-	f.Add([]byte("USDYOVL\x01"))
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Add(good, false)
+	f.Add(good, true)
+	f.Add([]byte("USDYOVL\x01"), false)
+	f.Fuzz(func(t *testing.T, b []byte, sealed bool) {
+		if sealed && len(b) == headerSize {
+			binary.LittleEndian.PutUint32(b[crcAt:], crc32.Checksum(b[:crcAt], castagnoli))
+		}
+		fuzztest.Bounded(t, 256*headerSize, func() { _, _ = decodeHeader(b) })
 		if h, err := decodeHeader(b); err == nil && (h.size <= 0 || h.size > maxSize) {
 			t.Fatalf("a size of %d was taken", h.size)
 		}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -24,7 +26,7 @@ func FuzzHeads(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte, sealed bool) {
 		if sealed && len(b) >= fileHead {
-			binary.LittleEndian.PutUint32(b[28:], checksum(b[:28]))
+			reseal(b)
 		}
 		fuzztest.Bounded(t, 4*len(b)+4<<10, func() {
 			_, _ = parseFileHead(b)
@@ -46,4 +48,50 @@ func FuzzHeads(f *testing.F) {
 			t.Fatalf("%+v does not come back", all)
 		}
 	})
+}
+
+// FuzzScan opens whatever lies in a segment's place. Limit: 32 times the file and 64
+// KiB: an entry is no larger than the file it stands in.
+func FuzzScan(f *testing.F) {
+	golden, err := os.ReadFile(filepath.Join("testdata", "segment.v1"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, sealed := range []bool{false, true} {
+		f.Add(golden, 0, []byte(nil), sealed)
+		f.Add(golden[:100], 0, []byte(nil), sealed)
+		f.Add(golden, fileHead+16, []byte{0xff, 0xff, 0xff, 0x7f}, sealed)
+		f.Add(golden, fileHead+4, []byte{kindPositions}, sealed)
+	}
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, b []byte, at int, over []byte, sealed bool) {
+		if at >= 0 && at < len(b) {
+			copy(b[at:], over)
+		}
+		if sealed && len(b) >= fileHead+entryHead {
+			reseal(b[:fileHead])
+			reseal(b[fileHead:][:entryHead])
+		}
+		path := segmentPath(dir, 7)
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		seg, err := openSegment(system{}, path)
+		if err != nil {
+			return
+		}
+		defer seg.file.Close()
+		fuzztest.Bounded(t, 32*len(b)+64<<10, func() {
+			for _, newest := range []bool{true, false} {
+				if found, err := seg.scan(newest); err != nil || found.end > int64(len(b))+8 {
+					t.Fatalf("scan: %v, end %d of %d", err, found.end, len(b))
+				}
+			}
+		})
+	})
+}
+
+// reseal makes the checksum of a head right, so that fuzzing gets behind it.
+func reseal(head []byte) {
+	binary.LittleEndian.PutUint32(head[28:], checksum(head[:28]))
 }

@@ -499,30 +499,3 @@ func firstDifference(a, b []byte) string {
 	}
 	return fmt.Sprintf("%d bytes, were %d", len(a), len(b))
 }
-
-// FuzzScan opens whatever lies in a segment's place.
-func FuzzScan(f *testing.F) {
-	golden, err := os.ReadFile(filepath.Join("testdata", "segment.v1"))
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(golden)
-	f.Add(golden[:100])
-	dir := f.TempDir()
-	f.Fuzz(func(t *testing.T, b []byte) {
-		path := segmentPath(dir, 7)
-		if err := os.WriteFile(path, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		seg, err := openSegment(system{}, path)
-		if err != nil {
-			return
-		}
-		defer seg.file.Close()
-		for _, newest := range []bool{true, false} {
-			if found, err := seg.scan(newest); err != nil || found.end > int64(len(b))+8 {
-				t.Fatalf("scan: %v, end %d of %d", err, found.end, len(b))
-			}
-		}
-	})
-}
