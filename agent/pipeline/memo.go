@@ -27,6 +27,9 @@ func Recall(r journal.Recovered) (State, error) {
 	if s.Copy < 0 || s.Copy > len(s.Copies) { // believed, no copy would be made and the base called complete
 		return State{}, fmt.Errorf("pipeline: the journal's state makes no sense: at copy %d of %d", s.Copy, len(s.Copies))
 	}
+	if k := s.Proof.Pass; k != nil && (k.Disk < 0 || k.Disk >= len(k.Disks) || k.Off < 0) {
+		s.Proof.Pass = nil // it begins again
+	}
 	return s, nil
 }
 

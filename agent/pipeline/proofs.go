@@ -68,7 +68,7 @@ func (p *Pipeline) beginPass(disks []block.DiskID, now time.Time) *pass {
 	if k := p.State.Proof.Pass; k != nil && slices.Equal(k.Disks, disks) {
 		return k
 	}
-	k := &pass{Proof: desired.Proof{Once: p.wished.Verify.Once, Began: now}, Disks: disks, Skipped: map[block.DiskID][]block.Extent{}}
+	k := &pass{Proof: desired.Proof{Once: p.wished.Verify.Once, Began: now}, Disks: disks}
 	p.State.Proof.Pass = k
 	return k
 }
@@ -91,6 +91,9 @@ func (k *pass) add(v resync.Verdict, off int64) {
 	skipped := block.NewSet(k.Skipped[k.Disks[k.Disk]]...)
 	skipped.Union(v.Written)
 	skipped.Union(v.Absent)
+	if k.Skipped == nil { // as after the agent's restart
+		k.Skipped = map[block.DiskID][]block.Extent{}
+	}
 	k.Skipped[k.Disks[k.Disk]] = coarsen(skipped, skippedExtents).Extents()
 }
 

@@ -1,0 +1,508 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/understudy-dr/understudy/agent/capture"
+	"github.com/understudy-dr/understudy/agent/capture/capturetest"
+	"github.com/understudy-dr/understudy/agent/journal"
+	"github.com/understudy-dr/understudy/agent/resync"
+	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/desired"
+	"github.com/understudy-dr/understudy/pkg/frame"
+	"github.com/understudy-dr/understudy/pkg/wire"
+)
+
+const proofCells = 512 // of 1 KiB, per disk: the first half is busy, the rest at rest
+
+// scrubbed is a machine under load whose agent proves its replica, on fake time.
+type scrubbed struct {
+	t     *testing.T
+	rng   *rand.Rand
+	k     *capturetest.Kernel
+	disks []block.DiskID
+	v     *proofVault
+	wrap  func(capture.Source) capture.Source
+	dir   string
+
+	p      *Pipeline
+	j      *journal.Journal
+	cancel context.CancelFunc
+	left   sync.WaitGroup
+	wished desired.Verify
+	events []string
+	// unsure counts differences that did not repeat: a scrub that keeps its word has none.
+	unsure atomic.Int64
+}
+
+func newScrubbed(t *testing.T, seed uint64, dir string, wrap func(capture.Source) capture.Source) *scrubbed {
+	s := &scrubbed{t: t, rng: rand.New(rand.NewPCG(seed, 3)), k: capturetest.New(proofCells, proofCells), dir: dir, wrap: wrap}
+	s.k.Capacity = 4096
+	s.disks = s.k.IDs()
+	s.v = &proofVault{rng: rand.New(rand.NewPCG(seed, 4)), base: map[block.Epoch][][]byte{}}
+	for d := range 2 {
+		for c := 0; c < proofCells; c += 8 {
+			if s.rng.IntN(4) > 0 { // the rest stays zeros, never copied
+				s.k.Write(d, c, 8, 1, frame.OpWrite, 0)
+			}
+		}
+	}
+	s.start(capture.Resume{Intact: false})
+	return s
+}
+
+// start runs an agent on what the last one left.
+func (s *scrubbed) start(resume capture.Resume) {
+	j, rec, err := journal.Open(journal.Options{MemoryDir: s.dir, MemoryBytes: 4 << 20, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	state, err := Recall(rec)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	source := s.wrap(s.k.Source())
+	source.Rewind()
+	s.j = j
+	s.p = New(Config{
+		Machine: block.MachineID{1}, Log: slog.New(warnings{&s.unsure}), Source: source, Journal: j, Relay: s.v,
+		State: state, Recovered: rec, Resume: resume, Open: s.open,
+		Events: func(e desired.Event) { s.events = append(s.events, e.Type+": "+e.Message) },
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
+	s.left.Go(func() {
+		if err := s.p.Run(ctx); err != nil {
+			s.t.Error(err)
+		}
+	})
+	s.left.Go(func() { s.ship(ctx, s.p, j) })
+	s.left.Go(func() { s.load(ctx) })
+	s.wish(ctx)
+}
+
+func (s *scrubbed) wish(ctx context.Context) {
+	s.p.Wish(ctx, desired.State{Disks: s.disks, Verify: s.wished}, s.k.Found())
+}
+
+// stop ends the agent; what it had not stored is in the kernel's ring.
+func (s *scrubbed) stop() {
+	s.cancel()
+	s.left.Wait()
+	if err := s.j.Close(); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// load writes to the busy half. Writes take up to 60 ms to land: longer than a stretch
+// takes to be read.
+func (s *scrubbed) load(ctx context.Context) {
+	rng := rand.New(rand.NewPCG(s.rng.Uint64(), 5))
+	for ctx.Err() == nil {
+		op := []frame.Op{frame.OpWrite, frame.OpWrite, frame.OpWrite, frame.OpDiscard, frame.OpZero}[rng.IntN(5)]
+		n := 1 + rng.IntN(6)
+		s.k.Write(rng.IntN(2), rng.IntN(proofCells/2-n), n, 1+rng.IntN(3), op, time.Duration(rng.IntN(60))*time.Millisecond)
+		time.Sleep(time.Duration(rng.IntN(8)) * time.Millisecond)
+	}
+}
+
+// ship carries frames to the vault, which commits them now and then.
+func (s *scrubbed) ship(ctx context.Context, p *Pipeline, j *journal.Journal) {
+	after, err := p.Welcome(ctx, s.v.welcome())
+	for err == nil {
+		var raw []byte
+		if raw, err = j.Next(ctx, after); err != nil {
+			return
+		}
+		h, _ := frame.ParseHeader(raw)
+		after = h.Last
+		s.v.take(raw)
+		time.Sleep(time.Duration(s.v.rng.IntN(20)) * time.Millisecond)
+		p.Acked(ctx, after, after)
+		p.BaseAcked(ctx, h.Epoch, uint64(len(s.v.baseOf(h.Epoch))))
+	}
+}
+
+// open gives the disks, of which a read takes a while.
+func (s *scrubbed) open(t resync.Target) (resync.Device, error) { return slowDisk{s.k, t.ID}, nil }
+
+type slowDisk struct {
+	k  *capturetest.Kernel
+	id block.DiskID
+}
+
+func (d slowDisk) ReadAt(p []byte, off int64) (int, error) {
+	time.Sleep(3 * time.Millisecond)
+	return d.k.ReadAt(d.id, p, off)
+}
+func (d slowDisk) Close() error         { return nil }
+func (d slowDisk) Size() (int64, error) { return d.k.Size(d.id) }
+func (d slowDisk) Usage(context.Context) (resync.Usage, error) {
+	return resync.Usage{Layout: "whole"}, nil
+}
+func (d slowDisk) Layout() (string, error)            { return "whole", nil }
+func (d slowDisk) Activity() (resync.Activity, error) { return resync.Activity{}, errors.ErrUnsupported }
+
+// warnings counts the differences that did not repeat.
+type warnings struct{ n *atomic.Int64 }
+
+func (w warnings) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelWarn }
+func (w warnings) WithAttrs([]slog.Attr) slog.Handler           { return w }
+func (w warnings) WithGroup(string) slog.Handler                { return w }
+func (w warnings) Handle(_ context.Context, r slog.Record) error {
+	if strings.HasPrefix(r.Message, "a difference was gone") {
+		w.n.Add(1)
+	}
+	return nil
+}
+
+// proofVault stands for relay and vault: every frame at once, and a view of each boundary.
+type proofVault struct {
+	rng  *rand.Rand
+	mu   sync.Mutex
+	log  [][]byte
+	base map[block.Epoch][][]byte
+	// spoilt is wrong in the views of epochs up to its own, unless a base lies above;
+	// unusable says that they cannot be given at all.
+	spoilt   *block.DiskExtent
+	until    block.Epoch
+	unusable bool
+}
+
+func (v *proofVault) welcome() wire.Welcome {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var w wire.Welcome
+	if n := len(v.log); n > 0 {
+		h, _ := frame.ParseHeader(v.log[n-1])
+		w.Epoch, w.Spooled, w.Committed = h.Epoch, h.Last, h.Last
+	}
+	for e, frames := range v.base {
+		if e >= w.BaseEpoch {
+			w.BaseEpoch, w.SpooledBase, w.CommittedBase = e, uint64(len(frames)), uint64(len(frames))
+		}
+	}
+	return w
+}
+
+func (v *proofVault) take(raw []byte) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.log = append(v.log, slices.Clone(raw))
+}
+
+func (v *proofVault) baseOf(e block.Epoch) [][]byte {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.base[e]
+}
+
+func (v *proofVault) SendBase(_ context.Context, raw []byte, n uint64) error {
+	h, err := frame.ParseHeader(raw)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err == nil && n == uint64(len(v.base[h.Epoch]))+1 {
+		v.base[h.Epoch] = append(v.base[h.Epoch], slices.Clone(raw))
+	}
+	return err
+}
+
+func (v *proofVault) FlushBase(context.Context) error { return nil }
+
+func (v *proofVault) RangeHashes(_ context.Context, disk block.DiskID, off, length, granule int64) ([]block.Hash16, error) {
+	data, _, err := v.view(block.Position{Epoch: 1 << 40, Seq: 1 << 60}, disk)
+	return block.AppendHashes(nil, data[off:off+length], granule), err
+}
+
+func (v *proofVault) ProofHashes(_ context.Context, at block.Position, disk block.DiskID, off, length, granule int64) ([]block.Hash16, error) {
+	time.Sleep(2 * time.Millisecond)
+	data, has, err := v.view(at, disk)
+	if err != nil {
+		return nil, err
+	}
+	if x := v.spoilt; v.unusable && at.Epoch <= v.until && x.Disk == disk && x.Overlaps(block.Extent{Off: off, Len: length}) {
+		return nil, wire.Refuse(wire.CodeHashesDamaged, "", "damaged")
+	}
+	var out []block.Hash16
+	for g := off; g < off+length; g += granule {
+		if !slices.Contains(has[g/512:(g+granule)/512], true) {
+			out = append(out, block.NoData)
+			continue
+		}
+		out = append(out, block.AppendHashes(nil, data[g:g+granule], granule)...)
+	}
+	return out, nil
+}
+
+// view is a disk at a boundary, and where a write is what it shows.
+func (v *proofVault) view(at block.Position, disk block.DiskID) (data []byte, has []bool, err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	data, has = make([]byte, proofCells*capturetest.Cell), make([]bool, proofCells*capturetest.Cell/512)
+	apply := func(raw []byte) {
+		f, perr := frame.Parse(raw)
+		if perr != nil {
+			err = perr
+			return
+		}
+		payload, perr := f.Payload(nil)
+		err = errors.Join(err, perr)
+		for e := range f.All() {
+			if e.Disk != disk {
+				continue
+			}
+			clear(data[e.Off:e.End()])
+			if e.Op == frame.OpWrite {
+				copy(data[e.Off:e.End()], payload[e.DataOff:])
+			}
+			for s := e.Off / 512; s < e.End()/512; s++ {
+				has[s] = e.Op == frame.OpWrite
+			}
+		}
+	}
+	based := block.Epoch(0)
+	enter := func(e block.Epoch) {
+		for ; based < e; based++ {
+			if v.spoilt != nil && based == v.until {
+				v.spoil(data, disk)
+			}
+			for _, raw := range v.base[based+1] {
+				apply(raw)
+			}
+		}
+	}
+	for _, raw := range v.log {
+		h, _ := frame.ParseHeader(raw)
+		if at.Before(block.Position{Epoch: h.Epoch, Seq: h.Last}) {
+			break
+		}
+		enter(h.Epoch)
+		if h.Kind == frame.KindLog {
+			apply(raw)
+		}
+	}
+	if v.spoilt != nil && based == v.until {
+		v.spoil(data, disk)
+	}
+	return data, has, err
+}
+
+func (v *proofVault) spoil(data []byte, disk block.DiskID) {
+	if v.spoilt.Disk == disk && !v.unusable {
+		data[v.spoilt.Off] ^= 1
+	}
+}
+
+// await runs until the condition holds.
+func (s *scrubbed) await(what string, ok func(*desired.Protection) bool) *desired.Protection {
+	for range 60_000 {
+		if p := s.p.Status(); p != nil && ok(p) {
+			return p
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	s.t.Fatalf("never %s: %+v, verify %+v, events %v", what, s.p.Status(), s.p.Status().Verify, s.events)
+	return nil
+}
+
+func (s *scrubbed) steady() {
+	s.await("steady", func(p *desired.Protection) bool { return p.Phase == desired.PhaseSteady })
+}
+
+// verify asks for a proof and waits for its end.
+func (s *scrubbed) verify() *desired.VerifyState {
+	s.wished.Once++
+	s.wish(context.Background())
+	return s.await("verified", func(p *desired.Protection) bool {
+		return p.Verify != nil && p.Verify.Last != nil && p.Verify.Last.Once == s.wished.Once
+	}).Verify
+}
+
+func plain(s capture.Source) capture.Source { return s }
+
+// TestProofNeverLies: under writes in every phase of a try, some of which land long after
+// they were captured, a proof finds what was planted at rest, where it was planted, and
+// nothing else; afterwards it finds nothing.
+func TestProofNeverLies(t *testing.T) {
+	for seed := range uint64(rounds(20)) {
+		for _, plant := range []string{"nothing", "source", "vault", "damage"} {
+			t.Run(fmt.Sprintf("%d/%s", seed, plant), func(t *testing.T) {
+				dir := memoryDir(t)
+				synctest.Test(t, func(t *testing.T) { proveOnce(t, seed, plant, dir) })
+			})
+		}
+	}
+}
+
+func rounds(n int) int {
+	if testing.Short() {
+		return n / 10
+	}
+	return n
+}
+
+func proveOnce(t *testing.T, seed uint64, plant, dir string) {
+	s := newScrubbed(t, seed, dir, plain)
+	defer s.stop()
+	s.steady()
+	if seed%2 == 0 {
+		if v := s.verify(); v.Last.Result != desired.ProofEqual {
+			t.Fatalf("%+v, events %v", v.Last, s.events)
+		}
+	}
+	disk, cell := s.rng.IntN(2), proofCells/2+8*s.rng.IntN(proofCells/16)
+	at := block.DiskExtent{Disk: s.disks[disk], Extent: block.Extent{Off: int64(cell) * capturetest.Cell, Len: 4096}}
+	s.k.Write(disk, cell, 8, 1, frame.OpWrite, 0) // what is planted is planted into data
+	time.Sleep(2 * time.Second)
+	switch plant {
+	case "source":
+		s.k.Attach(disk, cell)
+	case "vault", "damage":
+		s.v.mu.Lock()
+		s.v.spoilt, s.v.until, s.v.unusable = &at, s.p.Status().Epoch, plant == "damage"
+		s.v.mu.Unlock()
+	}
+	s.judge(s.verify(), plant, at)
+	if n := s.unsure.Load(); n > 0 {
+		t.Errorf("%d differences did not repeat", n)
+	}
+	s.steady()
+	if v := s.verify(); v.Last.Result != desired.ProofEqual || v.Last.Equal == 0 {
+		t.Fatalf("after the repair: %+v, events %v", v.Last, s.events)
+	}
+}
+
+func (s *scrubbed) judge(v *desired.VerifyState, plant string, at block.DiskExtent) {
+	s.t.Helper()
+	if plant == "nothing" {
+		if v.Last.Result != desired.ProofEqual || len(v.Findings) > 0 {
+			s.t.Fatalf("%+v found %+v, events %v", v.Last, v.Findings, s.events)
+		}
+		return
+	}
+	if v.Last.Result != desired.ProofDifferent || len(v.Findings) != 1 || v.Last.Differs+v.Last.Damaged != 4096 {
+		s.t.Fatalf("%s at %+v: %+v found %+v, events %v", plant, at, v.Last, v.Findings, s.events)
+	}
+	f := v.Findings[0]
+	if len(f.Extents) != 1 || f.Extents[0] != at || (f.Cause == desired.FoundDamaged) != (plant == "damage") {
+		s.t.Fatalf("%s at %+v: found %+v", plant, at, f)
+	}
+	if !slices.ContainsFunc(s.events, func(e string) bool { return strings.HasPrefix(e, "scrub-difference") }) {
+		s.t.Fatalf("no event: %v", s.events)
+	}
+}
+
+// unbarred is a capture whose barrier does not wait, once the base is copied.
+type unbarred struct {
+	capture.Source
+	off *atomic.Bool
+}
+
+func (u unbarred) Barrier(ctx context.Context, ids ...block.DiskID) error {
+	if u.off.Load() {
+		return nil
+	}
+	return u.Source.Barrier(ctx, ids...)
+}
+
+// hasty is a capture that delivers late and says that it does not.
+type hasty struct {
+	capture.Source
+	off  *atomic.Bool
+	last *time.Time
+}
+
+func (h hasty) Behind() bool { return false }
+
+func (h hasty) Poll(fn func(capture.Record) bool) (int, bool, error) {
+	if h.off.Load() && time.Since(*h.last) < 300*time.Millisecond {
+		return 0, false, nil
+	}
+	*h.last = time.Now()
+	return h.Source.Poll(fn)
+}
+
+// TestProofMutants: a proof that does not wait for what is in flight, or takes its
+// boundary before the ring is drained, sees differences that are none. If these tests
+// passed, TestProofNeverLies would prove nothing.
+func TestProofMutants(t *testing.T) {
+	for name, mutant := range map[string]func(off *atomic.Bool) func(capture.Source) capture.Source{
+		"no barrier": func(off *atomic.Bool) func(capture.Source) capture.Source {
+			return func(s capture.Source) capture.Source { return unbarred{s, off} }
+		},
+		"writes noted too short": func(off *atomic.Bool) func(capture.Source) capture.Source {
+			return func(s capture.Source) capture.Source { return hasty{s, off, new(time.Time)} }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := memoryDir(t)
+			for seed := range uint64(40) {
+				lied := false
+				synctest.Test(t, func(t *testing.T) {
+					off := new(atomic.Bool)
+					s := newScrubbed(t, seed, dir, mutant(off))
+					defer s.stop()
+					s.steady()
+					off.Store(true)
+					v := s.verify()
+					lied = v.Last.Result == desired.ProofDifferent || s.unsure.Load() > 0
+				})
+				if lied {
+					t.Logf("caught by seed %d", seed)
+					return
+				}
+				if dir = memoryDir(t); t.Failed() {
+					return
+				}
+			}
+			t.Fatal("never caught")
+		})
+	}
+}
+
+// TestProofSurvivesItsAgent: a proof that is asked for comes to its end however often the
+// agent dies, and what it found is repaired.
+func TestProofSurvivesItsAgent(t *testing.T) {
+	for seed := range uint64(rounds(20)) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			dir := memoryDir(t)
+			synctest.Test(t, func(t *testing.T) { proveWithKills(t, seed, dir) })
+		})
+	}
+}
+
+func proveWithKills(t *testing.T, seed uint64, dir string) {
+	s := newScrubbed(t, seed, dir, plain)
+	defer func() { s.stop() }()
+	s.steady()
+	at := block.DiskExtent{Disk: s.disks[0], Extent: block.Extent{Off: (proofCells - 64) * capturetest.Cell, Len: 4096}}
+	s.k.Write(0, proofCells-64, 8, 1, frame.OpWrite, 0)
+	time.Sleep(2 * time.Second)
+	s.v.mu.Lock()
+	s.v.spoilt, s.v.until = &at, s.p.Status().Epoch
+	s.v.mu.Unlock()
+	s.wished.Once++
+	s.wish(context.Background())
+	for range 6 {
+		time.Sleep(time.Duration(s.rng.IntN(700)) * time.Millisecond)
+		s.stop()
+		s.start(capture.Resume{Intact: true})
+	}
+	v := s.await("verified", func(p *desired.Protection) bool { return p.Verify != nil && p.Verify.Last != nil && p.Verify.Last.Once == 1 }).Verify
+	s.judge(v, "vault", at)
+	s.steady()
+	if v := s.verify(); v.Last.Result != desired.ProofEqual {
+		t.Fatalf("after the repair: %+v, events %v", v.Last, s.events)
+	}
+}
