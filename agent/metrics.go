@@ -40,6 +40,7 @@ type collector struct {
 	churn, dirty, unspooled, epoch, steady, disks *prometheus.Desc
 	ringUsed, memoryUsed, spillUsed, frames       *prometheus.Desc
 	losses, resync, connected, sessions, left     *prometheus.Desc
+	proved, unequal, uncompared                   *prometheus.Desc
 }
 
 func newCollector(s *service) *collector {
@@ -64,6 +65,9 @@ func newCollector(s *service) *collector {
 		resync:     desc("resyncs_total", "Epochs begun since the agent started, by reason.", "reason"),
 		connected:  desc("relay_connected", "1 while a relay session stands."),
 		sessions:   desc("relay_sessions_total", "Relay sessions begun."),
+		proved:     desc("verified_timestamp_seconds", "When the last proof that disks and replica are equal ended, by its result.", "result"),
+		unequal:    desc("verify_different_bytes", "What the last proof found different or damaged."),
+		uncompared: desc("verify_uncompared_bytes", "What the last proof could not compare, of the bytes in use."),
 		left:       desc("base_bytes_left", "What the running copy still has to read."),
 	}
 }
@@ -121,6 +125,11 @@ func (c *collector) protection(gauge, count func(*prometheus.Desc, float64, ...s
 	}
 	for phase, n := range phases {
 		gauge(c.disks, float64(n), phase)
+	}
+	if v := p.Verify; v != nil && v.Last != nil {
+		gauge(c.proved, float64(v.Last.Ended.Unix()), v.Last.Result)
+		gauge(c.unequal, float64(v.Last.Differs+v.Last.Damaged))
+		gauge(c.uncompared, float64(v.Last.Written+v.Last.Absent))
 	}
 	if p.Base != nil {
 		gauge(c.left, float64(p.Base.Total-p.Base.Done))
