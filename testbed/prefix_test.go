@@ -24,6 +24,9 @@ import (
 var (
 	prefixPoints = flag.Int("prefix.points", 0, "points that TestPrefixProof recovers (default 200, with -short 24)")
 	prefixSeed   = flag.Uint64("prefix.seed", 0, "seed of the points and disturbances of TestPrefixProof (default: a new one)")
+	prefixKeep   = flag.String("prefix.keep", "", "directory for the vault and the ledger of a TestPrefixProof that fails")
+	prefixKept   = flag.String("prefix.kept", "", "directory that -prefix.keep named, for TestPrefixAgain")
+	prefixPoint  = flag.String("prefix.point", "latest", "the point that TestPrefixAgain recovers and judges")
 	prefixJSON   = flag.String("prefix.json", "out/prefix.json", "where TestPrefixProof writes its figures")
 )
 
@@ -121,7 +124,38 @@ func newProof(t *testing.T) *proof {
 	p.past, err = p.machine.History(t.Context())
 	p.must(err)
 	p.pool = pool{past: p.past, random: rand.New(rand.NewPCG(seed, 2))}
+	t.Cleanup(p.keep)
 	return p
+}
+
+// keep keeps what a point that failed can be judged by again.
+func (p *proof) keep() {
+	switch {
+	case !p.t.Failed():
+	case *prefixKeep == "":
+		p.t.Log("with -prefix.keep=DIR the vault and the ledger would have been kept")
+	default:
+		p.t.Logf("kept in %s (%v); to judge a point again: go test -tags testbed ./testbed -run TestPrefixAgain -prefix.kept=%[1]s -prefix.point=POINT",
+			*prefixKeep, p.machine.Keep(*prefixKeep, p.work))
+	}
+}
+
+// TestPrefixAgain judges one point of a proof that failed and was kept.
+func TestPrefixAgain(t *testing.T) {
+	if *prefixKept == "" {
+		t.Skip("nothing was kept: -prefix.kept names what -prefix.keep did")
+	}
+	l, err := lab.New(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.CloseOnSignal()
+	r := &rig{Lab: l, t: t}
+	t.Cleanup(r.close)
+	r.machine, r.work, err = l.OpenKept(t.Context(), binaries(t), *prefixKept)
+	r.must(err)
+	r.disks = r.work.Disks()
+	r.verify(*prefixPoint)
 }
 
 func kernel(t *testing.T) string {

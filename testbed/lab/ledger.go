@@ -21,7 +21,11 @@ type Ledger struct {
 	w       *bufio.Writer
 }
 
-type promises struct{ begun, acked []int64 } // unix ns of value n at [n-1]
+// promises are times in Unix ns, of value n at [n-1].
+type promises struct {
+	Begun []int64 `json:"begun"`
+	Acked []int64 `json:"acked"`
+}
 
 // NewLedger keeps its promises in memory and, for whoever looks into a failure, as
 // lines "unix-ns stream number" in ledger.txt.
@@ -51,8 +55,8 @@ func (g *Ledger) begin(name string) uint64 {
 		s = &promises{}
 		g.streams[name] = s
 	}
-	s.begun = append(s.begun, time.Now().UnixNano())
-	return uint64(len(s.begun))
+	s.Begun = append(s.Begun, time.Now().UnixNano())
+	return uint64(len(s.Begun))
 }
 
 // ack notes that the value begun last is on stable storage.
@@ -61,8 +65,8 @@ func (g *Ledger) ack(name string) error {
 	defer g.mu.Unlock()
 	s := g.streams[name]
 	now := time.Now().UnixNano()
-	s.acked = append(s.acked, now)
-	_, err := fmt.Fprintf(g.w, "%d %s %d\n", now, name, len(s.acked))
+	s.Acked = append(s.Acked, now)
+	_, err := fmt.Fprintf(g.w, "%d %s %d\n", now, name, len(s.Acked))
 	return err
 }
 
@@ -78,7 +82,7 @@ func (g *Ledger) Bounds(name string, at time.Time) (acked, begun uint64) {
 	before := func(times []int64) uint64 {
 		return uint64(sort.Search(len(times), func(i int) bool { return times[i] >= at.UnixNano() }))
 	}
-	return before(s.acked), before(s.begun)
+	return before(s.Acked), before(s.Begun)
 }
 
 // Acked counts the acknowledged values of all streams.
@@ -87,7 +91,7 @@ func (g *Ledger) Acked() int {
 	defer g.mu.Unlock()
 	n := 0
 	for _, s := range g.streams {
-		n += len(s.acked)
+		n += len(s.Acked)
 	}
 	return n
 }

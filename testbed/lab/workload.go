@@ -26,7 +26,7 @@ type Workload struct {
 	ledger  *Ledger
 	disks   map[string]*Disk // by name
 	order   []*Disk
-	storms  bool
+	wide    bool
 	judged  atomic.Int64 // disks that Verify opened so far
 	streams []stream
 
@@ -62,7 +62,7 @@ func (w *Workload) Widen() {
 	for i, d := range w.order {
 		w.streams = append(w.streams, sqliteStream{d.Name, "sqlite-" + journals[(i+1)%2], journals[(i+1)%2]}, treeStream{d.Name})
 	}
-	w.storms = true
+	w.wide = true
 }
 
 // Start begins, or goes on where Stop ended. It is bound to the lab, not to a context:
@@ -100,7 +100,7 @@ func (w *Workload) startHabits(ctx context.Context, name string, d *Disk) error 
 		if err != nil {
 			return err
 		}
-		c.storms = w.storms
+		c.storms = w.wide
 		w.goDo(name+"/churn", func() error { return c.run(ctx) })
 	}
 	if w.Trim > 0 {
