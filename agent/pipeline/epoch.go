@@ -243,6 +243,6 @@ var remedies = map[frame.Reason]string{
 	frame.ReasonRelayLostSpool:    "look at the relay's spool disk; the ranges that were not in the vault are resynced",
 	frame.ReasonIdentityConflict:  "if this machine was cloned or restored from an image, enrol it again with a new token",
 	frame.ReasonCaptureReplaced:   "nothing: what was not captured is resynced. If it comes back, look for a second agent with the same instance",
-	frame.ReasonScrubDifference:   "nothing now: the ranges are resynced. Points that may show them wrongly are marked in understudy points; look at the disks on both sides (dmesg, smartctl, understudy vault check), and tell the makers of Understudy if both are sound",
+	frame.ReasonScrubDifference:   "nothing now: the ranges are resynced. Points that may show them wrongly are marked in understudy point list; look at the disks on both sides (dmesg, smartctl, understudy vault check), and tell the makers of Understudy if both are sound",
 	frame.ReasonCaptureUnreadable: "nothing now: the disks are compared by hash. If it comes back, restart the agent and keep its log",
 }

@@ -151,8 +151,10 @@ func (d slowDisk) Size() (int64, error) { return d.k.Size(d.id) }
 func (d slowDisk) Usage(context.Context) (resync.Usage, error) {
 	return resync.Usage{Layout: "whole"}, nil
 }
-func (d slowDisk) Layout() (string, error)            { return "whole", nil }
-func (d slowDisk) Activity() (resync.Activity, error) { return resync.Activity{}, errors.ErrUnsupported }
+func (d slowDisk) Layout() (string, error) { return "whole", nil }
+func (d slowDisk) Activity() (resync.Activity, error) {
+	return resync.Activity{}, errors.ErrUnsupported
+}
 
 // warnings counts the differences that did not repeat.
 type warnings struct{ n *atomic.Int64 }
@@ -499,7 +501,9 @@ func proveWithKills(t *testing.T, seed uint64, dir string) {
 		s.stop()
 		s.start(capture.Resume{Intact: true})
 	}
-	v := s.await("verified", func(p *desired.Protection) bool { return p.Verify != nil && p.Verify.Last != nil && p.Verify.Last.Once == 1 }).Verify
+	v := s.await("verified", func(p *desired.Protection) bool {
+		return p.Verify != nil && p.Verify.Last != nil && p.Verify.Last.Once == 1
+	}).Verify
 	s.judge(v, "vault", at)
 	s.steady()
 	if v := s.verify(); v.Last.Result != desired.ProofEqual {
