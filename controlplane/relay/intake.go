@@ -12,8 +12,8 @@ import (
 	"github.com/understudy-dr/understudy/pkg/wire"
 )
 
-// take verifies a frame, gives it its place in the chain, and hands it to the spool.
-// buf is recycled when the spool is done with it.
+// take verifies a frame, gives it its place in the chain, and hands it to the spool,
+// which recycles its memory.
 func (s *Server) take(c *channel, buf *[]byte) error {
 	raw := *buf
 	e, refusal := s.judge(c, raw)
@@ -36,7 +36,6 @@ func (s *Server) take(c *channel, buf *[]byte) error {
 		return refusal
 	}
 	s.spool.Append(raw, e, func(err error) {
-		s.recycle(buf)
 		if err != nil {
 			c.cancel(err)
 			return

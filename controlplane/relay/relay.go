@@ -190,7 +190,7 @@ func (s *Server) listen(ctx context.Context) error {
 func (s *Server) openSpool() error {
 	sp, rec, err := spool.Open(s.conf.SpoolDir, spool.Options{
 		Segment: s.conf.Segment, Limit: s.conf.SpoolLimit, Positions: s.positions, Files: s.conf.SpoolFiles,
-		Synced: s.metrics.synced, Trouble: s.spoolTrouble, Log: s.conf.Log,
+		Recycle: func(raw []byte) { s.recycle(&raw) }, Synced: s.metrics.synced, Trouble: s.spoolTrouble, Log: s.conf.Log,
 	})
 	if err != nil {
 		return err

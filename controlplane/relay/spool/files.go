@@ -53,7 +53,7 @@ func (system) Open(path string, create bool) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return file{f}, nil
+	return file{f, openDirect(path)}, nil
 }
 
 func (system) SyncDir(dir string) error {
@@ -64,8 +64,28 @@ func (system) SyncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// file is one of the operating system's.
-type file struct{ *os.File }
+// file is one of the operating system's. The kernel keeps what is written past the page
+// cache and what is read through it the same.
+type file struct {
+	*os.File
+	direct *os.File // the same, past the page cache; nil where there is no such way
+}
+
+func (f file) WriteAt(b []byte, off int64) (int, error) {
+	if f.direct != nil && wholePages(b, off) {
+		if n, err := f.direct.WriteAt(b, off); !refused(err) {
+			return n, err
+		}
+	}
+	return f.File.WriteAt(b, off)
+}
+
+func (f file) Close() error {
+	if f.direct == nil {
+		return f.File.Close()
+	}
+	return errors.Join(f.direct.Close(), f.File.Close())
+}
 
 func (f file) Allocate(n int64) error { return allocate(f.File, n) }
 func (f file) SyncData() error        { return syncData(f.File) }

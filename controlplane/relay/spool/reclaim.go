@@ -97,7 +97,7 @@ func (s *Spool) compact() error {
 	var frames [][]byte
 	var moved []*Entry
 	for _, e := range entries {
-		raw, err := s.Read(e, nil)
+		raw, err := s.readBack(e, nil) // a free one's memory may be in use again
 		if err != nil {
 			continue // freed meanwhile, or unreadable: then it stays where it is
 		}
@@ -113,7 +113,7 @@ func (s *Spool) compact() error {
 		if e.seg != victim {
 			continue
 		}
-		s.free(e)
+		s.displace(e) // and not free: its memory may be being read
 		s.place(e, s.active, at[i])
 	}
 	s.reclaim()

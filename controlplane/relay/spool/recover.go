@@ -60,7 +60,7 @@ func Open(dir string, opts Options) (*Spool, Recovered, error) {
 		return nil, Recovered{}, fmt.Errorf("spool: %w", err)
 	}
 	s := &Spool{
-		dir: dir, opts: opts, files: opts.Files, room: semaphore.NewWeighted(maxQueue), nextID: 1,
+		dir: dir, opts: opts, files: opts.Files, room: semaphore.NewWeighted(maxQueue), nextID: 1, stage: newStage(),
 		segments: make(map[uint64]*segment), entries: make(map[*Entry]struct{}),
 		wake: make(chan struct{}, 1), stop: make(chan struct{}),
 	}

@@ -22,10 +22,6 @@ type segment struct {
 	liveBytes int64 // of them
 }
 
-// gatherSize is how much is copied together for one write; frames above it go out as
-// they are.
-const gatherSize = 64 << 10
-
 func segmentPath(dir string, id uint64) string {
 	return filepath.Join(dir, fmt.Sprintf("%016x.spool", id))
 }
@@ -86,42 +82,23 @@ func (s *segment) room() int64 { return s.size - pageSize - s.used }
 func (s *segment) fits(n int) bool { return entrySize(n) <= s.room() }
 
 // write puts frames behind each other from s.used on, without syncing, and returns
-// where each body begins. Small ones are gathered into one write.
-func (s *segment) write(frames [][]byte) ([]int64, error) {
+// where each body begins. stage is the caller's memory for it.
+func (s *segment) write(frames [][]byte, stage []byte) ([]int64, error) {
 	at := make([]int64, len(frames))
-	var gather []byte
-	off := s.used // where gather begins
-	put := func(b []byte) error {
-		_, err := s.file.WriteAt(b, off)
-		off += int64(len(b))
-		return err
-	}
+	g := gatherer{file: s.file, off: s.used, buf: stage[:0]}
+	var zeros [8]byte
 	for i, raw := range frames {
-		gather = appendEntryHead(gather, s.id, entryHeader{kind: kindFrame, size: len(raw)})
-		at[i] = off + int64(len(gather))
-		if len(raw) > gatherSize {
-			if err := put(gather); err != nil {
-				return nil, err
-			}
-			if err := put(raw); err != nil {
-				return nil, err
-			}
-			gather = gather[:0]
-		} else {
-			gather = append(gather, raw...)
-		}
-		gather = append(gather, make([]byte, padded(len(raw))-int64(len(raw)))...)
-		if len(gather) >= gatherSize {
-			if err := put(gather); err != nil {
-				return nil, err
-			}
-			gather = gather[:0]
-		}
+		g.add(appendEntryHead(nil, s.id, entryHeader{kind: kindFrame, size: len(raw)}))
+		at[i] = g.at()
+		g.add(raw)
+		g.add(zeros[:padded(len(raw))-int64(len(raw))])
 	}
-	if err := put(appendPadding(gather, off, s.id)); err != nil {
-		return nil, err
+	g.add(appendPadding(nil, g.at(), s.id))
+	g.flush()
+	if g.err != nil {
+		return nil, g.err
 	}
-	s.used = off
+	s.used = g.off
 	return at, nil
 }
 

@@ -36,6 +36,7 @@ type Entry struct {
 
 	seg *segment // guarded by Spool.mu: compaction moves entries
 	off int64
+	raw []byte // the frame itself where there was memory for it; guarded by Spool.mu
 }
 
 // Base reports whether the entry belongs to a base and not to the log.
@@ -64,6 +65,9 @@ const (
 	MinSegment     = 2 * frame.MaxSize
 	// maxQueue bounds the frames that wait for their write: memory of the relay.
 	maxQueue = 128 << 20
+	// maxKept bounds the durable frames kept in memory until they are freed: a relay that
+	// keeps up takes them from there and never reads its spool.
+	maxKept = 64 << 20
 )
 
 // The troubles that a spool reports while it waits for them to pass.
@@ -80,6 +84,9 @@ type Options struct {
 	Positions func() []Positions
 	// Synced is told of every group: how long its write and its fdatasync took.
 	Synced func(took time.Duration, frames int, bytes int64)
+	// Recycle takes the memory of a frame back once the spool is done with it. It must
+	// not block. Nil leaves it to the garbage collector.
+	Recycle func(raw []byte)
 	// Trouble is told when writing begins to fail, and with nil when it works again.
 	Trouble func(error)
 	Files   Files // nil for the operating system's
@@ -110,8 +117,11 @@ type Spool struct {
 	left     int64    // bytes that still go into the active one
 	spares   []string // files to use again
 	live     int64    // bytes of entries not freed
+	kept     int64    // bytes of memory in entries
 	failed   bool     // Trouble was reported
 	closing  bool
+
+	stage []byte // the writer's: a group is put together in it
 
 	wake chan struct{} // something was queued or freed
 	stop chan struct{}
@@ -126,8 +136,8 @@ func (s *Spool) Reserve(ctx context.Context, n int) error { return s.room.Acquir
 func (s *Spool) Unreserve(n int) { s.room.Release(int64(n)) }
 
 // Append queues a frame with reserved room and returns; done is called when it is
-// durable, in the order of the calls, or with ErrClosed. raw belongs to the spool
-// until then.
+// durable, in the order of the calls, or with ErrClosed. raw belongs to the spool from
+// now on.
 func (s *Spool) Append(raw []byte, e *Entry, done func(error)) {
 	s.mu.Lock()
 	closing := s.closing
@@ -136,8 +146,7 @@ func (s *Spool) Append(raw []byte, e *Entry, done func(error)) {
 	}
 	s.mu.Unlock()
 	if closing {
-		s.room.Release(int64(len(raw)))
-		done(ErrClosed)
+		s.settle(pending{raw, e, done}, false, ErrClosed)
 		return
 	}
 	s.poke()
@@ -150,8 +159,20 @@ func (s *Spool) poke() {
 	}
 }
 
-// Read returns the frame of a live entry in dst, grown where it must.
+// Read returns the frame of a live entry: in dst, grown where it must, or where it lies
+// in memory, valid until the entry is freed.
 func (s *Spool) Read(e *Entry, dst []byte) ([]byte, error) {
+	s.mu.Lock()
+	raw := e.raw
+	s.mu.Unlock()
+	if raw != nil {
+		return raw, nil
+	}
+	return s.readBack(e, dst)
+}
+
+// readBack reads the frame of a live entry from its segment.
+func (s *Spool) readBack(e *Entry, dst []byte) ([]byte, error) {
 	if cap(dst) < e.Size {
 		dst = make([]byte, e.Size)
 	}
@@ -186,17 +207,32 @@ func (s *Spool) Free(entries ...*Entry) {
 	s.poke()
 }
 
-// free takes entries out of the accounts. Spool.mu is held.
+// free takes entries out of the accounts and gives their memory back. Spool.mu is held.
 func (s *Spool) free(entries ...*Entry) {
 	for _, e := range entries {
 		if e.seg == nil {
 			continue
 		}
-		e.seg.live--
-		e.seg.liveBytes -= int64(e.Size)
-		s.live -= int64(e.Size)
-		e.seg = nil
-		delete(s.entries, e)
+		s.displace(e)
+		if raw := e.raw; raw != nil {
+			e.raw, s.kept = nil, s.kept-int64(cap(raw))
+			s.recycle(raw)
+		}
+	}
+}
+
+// displace takes an entry from its place on disk. Spool.mu is held.
+func (s *Spool) displace(e *Entry) {
+	e.seg.live--
+	e.seg.liveBytes -= int64(e.Size)
+	s.live -= int64(e.Size)
+	e.seg = nil
+	delete(s.entries, e)
+}
+
+func (s *Spool) recycle(raw []byte) {
+	if s.opts.Recycle != nil {
+		s.opts.Recycle(raw)
 	}
 }
 
@@ -233,8 +269,7 @@ func (s *Spool) Close() error {
 	s.mu.Unlock()
 	s.wg.Wait()
 	for _, p := range left {
-		s.room.Release(int64(len(p.raw)))
-		p.done(ErrClosed)
+		s.settle(p, false, ErrClosed)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -45,10 +45,9 @@ func (s *Spool) take() []pending {
 // store makes a group durable, trying again for as long as it takes.
 func (s *Spool) store(batch []pending) {
 	for len(batch) > 0 {
-		n, err := s.attempt(batch)
-		for _, p := range batch[:n] {
-			s.room.Release(int64(len(p.raw)))
-			p.done(nil)
+		n, kept, err := s.attempt(batch)
+		for i, p := range batch[:n] {
+			s.settle(p, i < kept, nil)
 		}
 		batch = batch[n:]
 		if s.report(err); err != nil && !s.pause() {
@@ -56,8 +55,17 @@ func (s *Spool) store(batch []pending) {
 		}
 	}
 	for _, p := range batch {
-		s.room.Release(int64(len(p.raw)))
-		p.done(ErrClosed)
+		s.settle(p, false, ErrClosed)
+	}
+}
+
+// settle gives the queue's room back, tells the outcome, and gives the memory back
+// unless the entry keeps it.
+func (s *Spool) settle(p pending, kept bool, err error) {
+	s.room.Release(int64(len(p.raw)))
+	p.done(err)
+	if !kept {
+		s.recycle(p.raw)
 	}
 }
 
@@ -93,14 +101,13 @@ func (s *Spool) pause() bool {
 }
 
 // attempt writes and syncs as many frames as the active segment takes and returns how
-// many became durable.
-func (s *Spool) attempt(batch []pending) (int, error) {
+// many became durable, and how many of them, the first, stay in memory.
+func (s *Spool) attempt(batch []pending) (n, kept int, err error) {
 	if s.active == nil || !s.active.fits(len(batch[0].raw)) {
 		if err := s.rotate(); err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 	}
-	n := 0
 	var frames [][]byte
 	for room := s.active.room(); n < len(batch); n++ {
 		if room -= entrySize(len(batch[n].raw)); room < 0 {
@@ -110,15 +117,18 @@ func (s *Spool) attempt(batch []pending) (int, error) {
 	}
 	at, err := s.persist(frames)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	for i, p := range batch[:n] {
 		s.place(p.entry, s.active, at[i])
+		if kept == i && s.kept+int64(cap(p.raw)) <= maxKept {
+			p.entry.raw, s.kept, kept = p.raw, s.kept+int64(cap(p.raw)), i+1
+		}
 	}
 	s.left = s.active.room()
-	s.mu.Unlock()
-	return n, nil
+	return n, kept, nil
 }
 
 // place makes an entry live at a durable place. Spool.mu is held.
@@ -134,7 +144,7 @@ func (s *Spool) place(e *Entry, seg *segment, off int64) {
 // failed fsync nobody knows what the kernel still means to write.
 func (s *Spool) persist(frames [][]byte) ([]int64, error) {
 	start, before := time.Now(), s.active.used
-	at, err := s.active.write(frames)
+	at, err := s.active.write(frames, s.stage)
 	if err == nil {
 		err = s.active.file.SyncData()
 	}
