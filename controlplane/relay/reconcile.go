@@ -68,7 +68,9 @@ func (m *machine) fits(st State) bool {
 	}
 	switch {
 	case len(m.log) > 0:
-		if _, refusal := judgeLog(spool.LogPosition{Position: st.Last}, m.log[0].Entry); refusal != nil {
+		// A place that is taken by another history is no fit either.
+		replay, refusal := judgeLog(spool.LogPosition{Position: st.Last}, m.log[0].Entry)
+		if replay || refusal != nil {
 			return false
 		}
 	case m.accepted == m.spooled && m.spooled.Position != st.Last:
