@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -14,7 +15,13 @@ type History struct {
 	changes []change
 	sums    [][]uint64 // of each state, a sum of each disk
 	now     [][]uint64 // the newest state
-	clocks  []time.Duration
+	clocks  []clock
+}
+
+// clock is how far the machine's clock was off, from a moment on.
+type clock struct {
+	off  time.Duration
+	from time.Time
 }
 
 // change is one record's worth of a write. All its times are the true ones, whatever
@@ -24,7 +31,7 @@ type change struct {
 }
 
 func (h *History) init(disks int) {
-	h.now, h.sums, h.clocks = make([][]uint64, disks), [][]uint64{make([]uint64, disks)}, []time.Duration{0}
+	h.now, h.sums, h.clocks = make([][]uint64, disks), [][]uint64{make([]uint64, disks)}, []clock{{}}
 }
 
 // sum of one cell; a disk's is that of its cells, so that it follows each change.
@@ -115,6 +122,11 @@ func (h *History) Find(img Image, from int, at time.Time) (state int, near strin
 	return -1, near
 }
 
+// Equal reports whether two images are the same, byte for byte.
+func (img Image) Equal(o Image) bool {
+	return slices.EqualFunc(img, o, func(a, b []byte) bool { return (a == nil) == (b == nil) && bytes.Equal(a, b) })
+}
+
 func (img Image) same(a, b []uint64) bool {
 	for i := range img {
 		if img[i] != nil && a[i] != b[i] {
@@ -139,15 +151,22 @@ func (img Image) sums() ([]uint64, error) {
 	return sums, nil
 }
 
+// jumpBlur is how near to a write a jump of the clock makes its times worthless: more
+// than the age of a frame.
+const jumpBlur = time.Second
+
 // mistimed says what state n breaks of the promise that a point's time makes; empty if
-// nothing. The machine's clock may have read the time before or after any of its jumps.
+// nothing. The machine's clock may have read the time before or after any of its jumps,
+// and a frame that one falls into promises nothing.
 func (h *History) mistimed(n int, at time.Time) (why string) {
-	for _, off := range h.clocks {
-		if why = h.early(n, at.Add(-off)); why == "" {
+	for _, c := range h.clocks {
+		broken := h.early(n, at.Add(-c.off))
+		if broken == "" || n > 0 && c.from.Sub(h.changes[n-1].begun).Abs() < jumpBlur {
 			return ""
 		}
+		why += fmt.Sprintf("(with the clock off by %v) %s; ", c.off, broken)
 	}
-	return why
+	return strings.TrimSuffix(why, "; ")
 }
 
 func (h *History) early(n int, at time.Time) string {

@@ -104,7 +104,7 @@ func (k *Kernel) Jump(by time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.clock += by
-	k.history.clocks = append(k.history.clocks, k.clock)
+	k.history.clocks = append(k.history.clocks, clock{k.clock, time.Now()})
 }
 
 // Found are the disks that the machine has.
@@ -332,5 +332,26 @@ func (k *Kernel) Attach(disk int, changed ...int) {
 	}
 }
 
-// History is what the disks have gone through so far. Nothing may run meanwhile.
-func (k *Kernel) History() *History { return &k.history }
+// Find looks for the moment that an image shows, see History.Find.
+func (k *Kernel) Find(img Image, from int, at time.Time) (state int, near string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.history.Find(img, from, at)
+}
+
+// Holds reports whether the image is of all disks and what they hold now, with all that
+// was submitted.
+func (k *Kernel) Holds(img Image) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	sums, err := img.sums()
+	if err != nil || !img.same(sums, k.history.sums[len(k.history.sums)-1]) {
+		return false
+	}
+	for i, d := range k.disks {
+		if int64(len(img[i])) != d.Size {
+			return false
+		}
+	}
+	return true
+}

@@ -11,22 +11,23 @@ import (
 	"github.com/understudy-dr/understudy/pkg/wire"
 )
 
-// Tamper may change what one side has said, a message at a time (banners count as one):
-// it returns what arrives instead, and how late.
-type Tamper func(toAgent bool, message []byte) (arrive [][]byte, late time.Duration)
+// Tamper may change what one side of a stream has said, a message at a time (banners
+// count as one): it returns what arrives instead, and how late.
+type Tamper func(message []byte) (arrive [][]byte, late time.Duration)
 
 // Net is a relay's address in memory: whoever dials it is accepted. Nothing that is
 // written ever waits, so that goroutines in a bubble of fake time wait for time or for
 // each other, never for a lock that somebody holds over a write.
 type Net struct {
-	tamper  Tamper
+	tamper  func(toAgent bool) Tamper
 	streams chan wire.Stream
 	ctx     context.Context // ends with Close; of no one request
 	cancel  context.CancelFunc
 }
 
-// NewNet makes a relay's address; tamper may be nil.
-func NewNet(tamper Tamper) *Net {
+// NewNet makes a relay's address; tamper, which may be nil, gives each direction of each
+// stream its own Tamper.
+func NewNet(tamper func(toAgent bool) Tamper) *Net {
 	n := &Net{tamper: tamper, streams: make(chan wire.Stream)}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	return n
@@ -66,8 +67,11 @@ type Link struct {
 // Open implements wire.Link.
 func (l *Link) Open(ctx context.Context) (wire.Stream, error) {
 	up, down := newQueue(), newQueue()
-	agent := &stream{in: down, out: up, peer: wire.Peer{Role: wire.RoleRelay}, tamper: l.net.tamper}
-	relay := &stream{in: up, out: down, peer: l.peer, tamper: l.net.tamper, toAgent: true}
+	agent := &stream{in: down, out: up, peer: wire.Peer{Role: wire.RoleRelay}}
+	relay := &stream{in: up, out: down, peer: l.peer}
+	if l.net.tamper != nil {
+		agent.tamper, relay.tamper = l.net.tamper(false), l.net.tamper(true)
+	}
 	l.mu.Lock()
 	closed := l.closed
 	l.streams = append(l.streams, agent)
@@ -104,7 +108,6 @@ type stream struct {
 	in, out *queue
 	peer    wire.Peer
 	tamper  Tamper
-	toAgent bool
 	written []byte // since the last Flush; guarded by the writer being one
 }
 
@@ -123,7 +126,7 @@ func (s *stream) Flush() error {
 	if s.tamper == nil {
 		return s.out.put(message, time.Time{})
 	}
-	arrive, late := s.tamper(s.toAgent, message)
+	arrive, late := s.tamper(message)
 	at := time.Time{}
 	if late > 0 {
 		at = time.Now().Add(late)
