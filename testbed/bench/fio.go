@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -39,8 +40,9 @@ func fio(ctx context.Context, file string, j fioJob, length time.Duration) (samp
 	return readFio([]byte(out))
 }
 
-// readFio finds the figures in fio's report.
+// readFio finds the figures in fio's report. Its NBD engine talks before that.
 func readFio(text []byte) (sample, error) {
+	text = text[max(0, bytes.IndexByte(text, '{')):]
 	type direction struct {
 		IOPS  float64 `json:"iops"`
 		Bytes float64 `json:"bw_bytes"`

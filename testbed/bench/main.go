@@ -67,6 +67,11 @@ var cases = []benchCase{
 	{"churn/raw", churn("raw")},
 	{"churn/mixed", churn("mixed")},
 	{"rpo", rpo},
+	{"copy/full", copyFull},
+	{"copy/half", copyHalf},
+	{"vault", vaultBytes},
+	{"restore", restore},
+	{"fleet", fleet},
 }
 
 func run(ctx context.Context, bin, only string, quick bool, out, page string) int {

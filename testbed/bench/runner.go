@@ -17,24 +17,32 @@ type arm struct {
 // series are the samples of each arm, in the order of the rounds.
 type series map[string][]sample
 
-// interleave lets every arm have its turn in each round. The order rotates, so that no
-// arm always follows the same one.
+// interleave lets every arm have its turn in each round.
 func interleave(ctx context.Context, rounds int, arms ...arm) (series, error) {
 	out := series{}
 	for round := range rounds {
-		for i := range arms {
-			a := arms[(i+round)%len(arms)]
-			if err := ctx.Err(); err != nil {
-				return out, err
-			}
-			s, err := a.run(ctx, round)
-			if err != nil {
-				return out, fmt.Errorf("%s, round %d: %w", a.name, round+1, err)
-			}
-			out[a.name] = append(out[a.name], s)
+		if err := out.turn(ctx, round, arms...); err != nil {
+			return out, err
 		}
 	}
 	return out, nil
+}
+
+// turn is one round. The order rotates from round to round, so that no arm always
+// follows the same one.
+func (s series) turn(ctx context.Context, round int, arms ...arm) error {
+	for i := range arms {
+		a := arms[(i+round)%len(arms)]
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		got, err := a.run(ctx, round)
+		if err != nil {
+			return fmt.Errorf("%s, round %d: %w", a.name, round+1, err)
+		}
+		s[a.name] = append(s[a.name], got)
+	}
+	return nil
 }
 
 // of are one arm's values of a figure, by round.

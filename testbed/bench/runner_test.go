@@ -45,7 +45,7 @@ func TestInterleaveNamesWhoFailed(t *testing.T) {
 
 func TestReadFio(t *testing.T) {
 	const report = `{"jobs":[{"read":{"iops":0},"write":{"iops":1234.5,"bw_bytes":5056512,"clat_ns":{"percentile":{"50.000000":7000,"99.000000":91000}}}}]}`
-	s, err := readFio([]byte(report))
+	s, err := readFio([]byte("fio: connected to NBD server\n" + report))
 	if err != nil || s["iops"] != 1234.5 || s["p50"] != 7 || s["p99"] != 91 || s["MB/s"] != 5.056512 {
 		t.Errorf("%v, %v", s, err)
 	}

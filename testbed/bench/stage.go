@@ -78,36 +78,68 @@ func (s *stage) disk(ctx context.Context, name string, size int64) (*lab.Disk, e
 	return d, err
 }
 
-// view is how the operator sees a machine now.
-func (s *stage) view(ctx context.Context, m *lab.Machine) (lab.View, error) {
-	var v lab.View
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+s.site.API+"/v1/machines/"+m.ID(), nil)
-	if err != nil {
+// seen is what the operator sees of a machine.
+type seen struct {
+	lab.View
+	newest struct {
+		Replication struct {
+			Epoch uint64 `json:"point_epoch"`
+		} `json:"replication"`
+	}
+}
+
+// epoch is that of the newest recoverable point; 0 if there is none.
+func (v seen) epoch() uint64 { return v.newest.Replication.Epoch }
+
+// view asks for it, without a process for each question.
+func (s *stage) view(ctx context.Context, m *lab.Machine) (seen, error) {
+	var v seen
+	var text json.RawMessage
+	if err := s.call(ctx, http.MethodGet, "/v1/machines/"+m.ID(), &text); err != nil {
 		return v, err
 	}
+	return v, errors.Join(json.Unmarshal(text, &v.View), json.Unmarshal(text, &v.newest))
+}
+
+// call asks the API as its operator and reads the answer into out.
+func (s *stage) call(ctx context.Context, method, path string, out any) error {
+	req, err := http.NewRequestWithContext(ctx, method, "https://"+s.site.API+path, strings.NewReader("{}"))
+	if err != nil {
+		return err
+	}
 	req.Header.Set("Authorization", "Bearer "+s.token)
+	req.Header.Set("Content-Type", "application/json")
 	resp, err := s.api.Do(req)
 	if err != nil {
-		return v, err
+		return err
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	if err != nil {
-		return v, err
+		return err
 	}
-	if resp.StatusCode != http.StatusOK {
-		return v, fmt.Errorf("machine %s: status %d: %s", m.Name, resp.StatusCode, text)
+	if resp.StatusCode >= http.StatusBadRequest {
+		return fmt.Errorf("%s %s: status %d: %s", method, path, resp.StatusCode, text)
 	}
-	return v, json.Unmarshal(text, &v)
+	return json.Unmarshal(text, out)
 }
 
 // pointAfter waits until a point of after this moment is in the vault.
 func (s *stage) pointAfter(ctx context.Context, m *lab.Machine, at time.Time) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute, fmt.Errorf("machine %s has no point of after %s", m.Name, at.Format(time.RFC3339Nano)))
+	return s.await(ctx, m, "point of after "+at.Format(time.RFC3339Nano), func(v seen) bool { return v.PointTime().After(at) })
+}
+
+// epochAfter waits until a point of a later epoch than this one is in the vault.
+func (s *stage) epochAfter(ctx context.Context, m *lab.Machine, epoch uint64) error {
+	return s.await(ctx, m, fmt.Sprintf("point behind epoch %d", epoch), func(v seen) bool { return v.epoch() > epoch })
+}
+
+func (s *stage) await(ctx context.Context, m *lab.Machine, what string, is func(seen) bool) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute, fmt.Errorf("machine %s has no %s", m.Name, what))
 	defer cancel()
 	for {
 		v, err := s.view(ctx, m)
-		if err == nil && v.PointTime().After(at) {
+		if err == nil && is(v) {
 			return nil
 		}
 		select {

@@ -63,13 +63,20 @@ func (w *writer) write(ctx context.Context, perSecond float64, length time.Durat
 			time.Sleep(time.Millisecond)
 			continue
 		}
-		off := w.r.Int64N(w.size/chunk) * chunk
-		n, err := w.f.WriteAt(w.data.piece(w.r, chunk), off)
-		written += int64(n)
-		due -= float64(n)
-		if err != nil {
+		if err := w.one(chunk); err != nil {
 			return written, err
 		}
+		written += chunk
+		due -= chunk
 	}
 	return written, errors.Join(context.Cause(ctx))
 }
+
+// one writes one piece of n bytes somewhere.
+func (w *writer) one(n int) error {
+	_, err := w.f.WriteAt(w.data.piece(w.r, n), w.r.Int64N(w.size/int64(n))*int64(n))
+	return err
+}
+
+// reseed makes it write other things at other places than before.
+func (w *writer) reseed(seed uint64) { w.r = rand.New(rand.NewPCG(seed, 5)) }
