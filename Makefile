@@ -5,7 +5,7 @@
 VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  = -s -w -X github.com/understudy-dr/understudy/pkg/obs.Version=$(VERSION)
 GO       = CGO_ENABLED=0 go
-FUZZTIME ?= 5s
+FUZZTIME ?= 10m
 
 # Packages where a data race would cost data.
 RACE = ./pkg/... ./agent/journal/... ./agent/ship/... ./agent/pipeline/... ./controlplane/relay/... ./controlplane/recovery/... ./controlplane/objstore/...
@@ -31,7 +31,7 @@ race:
 	scripts/setup.sh race
 	CGO_ENABLED=1 go test -race -short -timeout 15m $(RACE)
 
-# Every fuzz target for FUZZTIME each.
+# All fuzz targets for FUZZTIME together.
 fuzz:
 	scripts/fuzz.sh $(FUZZTIME)
 
