@@ -30,6 +30,7 @@ func (inv *Inventory) Desired(ctx context.Context, machine block.MachineID) (des
 		Policy:        desired.Policy{Name: p.Name, RPOTargetMS: p.RPOTargetMS, Throttle: p.Throttle},
 		Disks:         make([]block.DiskID, 0, len(disks)),
 		Resync:        m.Resync,
+		Verify:        m.Verify,
 		ReportSeconds: int(desired.ReportEvery.Seconds()),
 	}
 	for _, d := range disks {

@@ -79,8 +79,8 @@ func (inv *Inventory) Unprotect(ctx context.Context, machine block.MachineID, na
 func (inv *Inventory) Resync(ctx context.Context, machine block.MachineID) (uint64, error) {
 	var number uint64
 	err := inv.wanted(ctx, machine, nil, func(tx *sql.Tx, m Machine, disks []Disk) error {
-		if !slices.ContainsFunc(disks, func(d Disk) bool { return !d.Protected.IsZero() }) {
-			return problem.New(problem.DiskUnprotected, "protect a disk first: understudy protect "+m.Hostname+" DISK", "machine %s has no protected disk", m.Hostname)
+		if err := someProtected(m, disks); err != nil {
+			return err
 		}
 		number = m.Resync + 1
 		if _, err := exec(ctx, tx, "UPDATE machines SET resync = ? WHERE id = ?", number, machine.String()); err != nil {

@@ -53,7 +53,11 @@ func catchUp(ctx context.Context, tx *sql.Tx, m Machine, r desired.Report) (Mach
 	if p := r.Protection; p != nil && p.Resync > m.Resync {
 		m.Resync = p.Resync
 	}
-	_, err := exec(ctx, tx, "UPDATE machines SET generation = ?1, resync = ?2 WHERE id = ?3 AND (generation <> ?1 OR resync <> ?2)", m.Generation, m.Resync, m.ID.String())
+	if p := r.Protection; p != nil && p.Verify != nil && p.Verify.Once > m.Verify.Once {
+		m.Verify.Once = p.Verify.Once
+	}
+	_, err := exec(ctx, tx, "UPDATE machines SET generation = ?1, resync = ?2, verify = ?4 WHERE id = ?3 AND (generation <> ?1 OR resync <> ?2 OR verify <> ?4)",
+		m.Generation, m.Resync, m.ID.String(), m.Verify.Once)
 	return m, err
 }
 

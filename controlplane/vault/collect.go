@@ -27,7 +27,7 @@ func (m *Machine) collect(ctx context.Context, report *ThinReport) error {
 			m.v.metrics.deleted.Inc()
 		}
 	}
-	return nil
+	return m.dropDoubts(ctx, c, report)
 }
 
 // list yields the names under a prefix, with the numbers they end with.

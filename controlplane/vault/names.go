@@ -50,6 +50,8 @@ func numbered(prefix string, n uint64) string { return fmt.Sprintf("%s%020d", pr
 
 func pinPrefix(m block.MachineID) string { return machinePrefix(m) + "pin/" }
 
+func doubtPrefix(m block.MachineID) string { return machinePrefix(m) + "doubt/" }
+
 func pinName(m block.MachineID, p block.Position) string {
 	return fmt.Sprintf("%s%020d-%020d", pinPrefix(m), p.Epoch, p.Seq)
 }

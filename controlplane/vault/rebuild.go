@@ -15,6 +15,7 @@ type Protected struct {
 	About   json.RawMessage `json:"about,omitempty"` // as stored by SaveAbout
 	Status  Status          `json:"status"`
 	Epochs  []Epoch         `json:"epochs"`
+	Doubts  []Doubt         `json:"doubts,omitempty"`
 	Damage  string          `json:"damage,omitempty"` // why there is no more than this
 }
 
@@ -51,6 +52,9 @@ func (v *Vault) protected(ctx context.Context, id block.MachineID) (Protected, e
 		return p, err
 	}
 	if p.Epochs, err = m.Epochs(ctx); err != nil {
+		return p, err
+	}
+	if p.Doubts, err = m.Doubts(ctx); err != nil {
 		return p, err
 	}
 	p.About, err = m.About(ctx)
