@@ -34,7 +34,7 @@ type writer struct {
 	store   Store
 	target  int // closes a frame by size, bytes
 	b       *frame.Builder
-	buf     []byte
+	buf     []byte // for ticks and marks
 
 	at      block.Position                 // of the last frame in the store
 	shown   atomic.Pointer[block.Position] // the same, for other goroutines
@@ -94,7 +94,7 @@ func (w *writer) close(now, seen time.Time, c frame.Compression) error {
 	}
 	at := later(seen, w.newest)
 	last := w.at.Seq + block.Seq(max(w.b.Records(), 1))
-	raw, err := w.b.Append(w.buf[:0], last, at, c)
+	raw, err := w.b.Close(last, at, c)
 	w.drop()
 	if err != nil {
 		return err
@@ -126,6 +126,7 @@ func (w *writer) tick(now time.Time) error {
 	if err != nil {
 		return err
 	}
+	w.buf = raw
 	return w.append(raw, w.at.Seq+1, now, now)
 }
 
@@ -141,6 +142,7 @@ func (w *writer) mark(epoch block.Epoch, m frame.Mark, at, now time.Time) error 
 	if err != nil {
 		return err
 	}
+	w.buf = raw
 	before := w.at.Epoch
 	w.at.Epoch = epoch
 	if err := w.append(raw, w.at.Seq+1, at, now); err != nil {
@@ -151,7 +153,6 @@ func (w *writer) mark(epoch block.Epoch, m frame.Mark, at, now time.Time) error 
 }
 
 func (w *writer) append(raw []byte, last block.Seq, at, now time.Time) error {
-	w.buf = raw
 	if err := w.store.Append(raw, w.ringPos); err != nil {
 		return err
 	}

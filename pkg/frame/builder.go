@@ -29,6 +29,12 @@ const (
 	sampleCount = 4
 	// Below an eighth saved, the reader's decompression costs more than the wire.
 	minSaving = 8
+	// maxUnsampled frames go by unsampled at most, after some whose samples did not pay:
+	// what a machine writes keeps its nature for a while.
+	maxUnsampled = 7
+	// headRoom is left before a payload for header and index, so that it need not be
+	// moved behind them: enough for 650 records.
+	headRoom = 16 << 10
 )
 
 // Builder gathers records into one frame after another, reusing its memory. Within a
@@ -43,11 +49,14 @@ type Builder struct {
 
 	disks   []block.DiskID
 	extents []entry
-	data    []byte
+	data    []byte // behind headRoom bytes
 	records int
 	newest  map[place]int
-	packed  []byte
-	comp    lz4.Compressor
+
+	packed    []byte // as data, compressed
+	comp      lz4.Compressor
+	dull      int // samples that did not pay, in a row
+	unsampled int // how many more frames are not sampled
 }
 
 type entry struct {
@@ -65,24 +74,26 @@ type place struct {
 
 // NewBuilder makes frames of one machine. Reset begins the first.
 func NewBuilder(machine block.MachineID) *Builder {
-	return &Builder{machine: machine, newest: make(map[place]int)}
+	return &Builder{machine: machine, data: make([]byte, headRoom), newest: make(map[place]int)}
 }
 
 // Reset begins a frame and forgets what was gathered. kind is KindLog or KindBase.
 func (b *Builder) Reset(kind Kind, epoch block.Epoch, first block.Seq, opened time.Time) {
 	b.kind, b.epoch, b.first, b.opened = kind, epoch, first, opened
-	b.disks, b.extents, b.data = b.disks[:0], b.extents[:0], b.data[:0]
+	b.disks, b.extents, b.data = b.disks[:0], b.extents[:0], b.data[:headRoom]
 	b.records = 0
 	clear(b.newest)
 }
 
 // Room reports whether a record with n bytes of data still fits.
 func (b *Builder) Room(n int) bool {
-	return len(b.extents) < MaxExtents && len(b.data)+n <= MaxPayload
+	return len(b.extents) < MaxExtents && b.Len()+n <= MaxPayload
 }
 
-// Len is the number of payload bytes gathered; Records the number of records added.
-func (b *Builder) Len() int { return len(b.data) }
+// Len is the number of payload bytes gathered.
+func (b *Builder) Len() int { return len(b.data) - headRoom }
+
+func (b *Builder) payload() []byte { return b.data[headRoom:] }
 
 // Records is the number of records added, also those overwritten since.
 func (b *Builder) Records() int { return b.records }
@@ -101,7 +112,7 @@ func (b *Builder) Add(disk block.DiskID, op Op, e block.Extent, data []byte) err
 		return fmt.Errorf("%w: frame is full", ErrLimit)
 	}
 	b.drop(place{d, e}, len(b.extents))
-	b.extents = append(b.extents, entry{disk: d, op: op, dataOff: int64(len(b.data)), Extent: e})
+	b.extents = append(b.extents, entry{disk: d, op: op, dataOff: int64(b.Len()), Extent: e})
 	b.data = append(b.data, data...)
 	b.records++
 	return nil
@@ -128,14 +139,14 @@ func (b *Builder) disk(id block.DiskID) (uint16, error) {
 
 // compact takes overwritten records and their data out.
 func (b *Builder) compact() {
-	live, data := b.extents[:0], b.data[:0]
+	live, old, data := b.extents[:0], b.payload(), b.data[:headRoom]
 	for _, e := range b.extents {
 		if e.dead {
 			continue
 		}
 		if e.op == OpWrite {
-			at := int64(len(data))
-			data = append(data, b.data[e.dataOff:e.dataOff+e.Len]...)
+			at := int64(len(data) - headRoom)
+			data = append(data, old[e.dataOff:e.dataOff+e.Len]...)
 			e.dataOff = at
 		}
 		live = append(live, e)
@@ -146,51 +157,84 @@ func (b *Builder) compact() {
 // Append closes the frame at last and closed and appends its encoding to dst.
 // Reset must follow before the next Add.
 func (b *Builder) Append(dst []byte, last block.Seq, closed time.Time, c Compression) ([]byte, error) {
+	raw, err := b.Close(last, closed, c)
+	return append(dst, raw...), err
+}
+
+// Close is Append without the copy: the encoding lies in the builder's memory and is
+// valid until the next Add.
+func (b *Builder) Close(last block.Seq, closed time.Time, c Compression) ([]byte, error) {
 	if len(b.newest) < len(b.extents) {
 		b.compact()
 	}
 	h := Header{
 		Kind: b.kind, Codec: CodecRaw, Machine: b.machine, Epoch: b.epoch,
 		First: b.first, Last: last, Opened: b.opened, Closed: closed,
-		Disks: len(b.disks), Extents: len(b.extents), Raw: len(b.data),
+		Disks: len(b.disks), Extents: len(b.extents), Raw: b.Len(),
 	}
-	payload := b.data
+	body := b.data
 	if packed := b.compress(c); packed != nil {
-		h.Codec, payload = CodecLZ4, packed
+		h.Codec, body = CodecLZ4, packed
 	}
-	return appendFrame(dst, h, b.disks, b.extents, payload)
+	h.Stored = len(body) - headRoom
+	if h.IndexSize() > headRoom {
+		return appendFrame(nil, h, b.disks, b.extents, body[headRoom:])
+	}
+	if err := h.validate(); err != nil {
+		return nil, err
+	}
+	raw := body[headRoom-h.IndexSize():]
+	appendIndex(raw[:HeaderSize], b.disks, b.extents)
+	h.seal(raw)
+	return raw, nil
 }
 
-// compress is the LZ4 form of the payload, or nil where raw is the better form.
+// compress is the LZ4 form of the payload behind headRoom, or nil where raw is the
+// better form.
 func (b *Builder) compress(c Compression) []byte {
-	if c == CompressNever || len(b.data) == 0 || c == CompressAuto && !b.pays() {
+	n := b.Len()
+	if c == CompressNever || n == 0 || c == CompressAuto && !b.pays() {
 		return nil
 	}
-	return b.pack(b.data, len(b.data)-len(b.data)/minSaving)
+	return b.pack(b.payload(), n-n/minSaving)
 }
 
-// pack compresses src if the result fits into limit bytes.
+// pack compresses src behind headRoom if the result fits into limit bytes.
 func (b *Builder) pack(src []byte, limit int) []byte {
-	if bound := lz4.CompressBlockBound(len(src)); cap(b.packed) < bound {
-		b.packed = make([]byte, bound)
+	if need := headRoom + lz4.CompressBlockBound(len(src)); cap(b.packed) < need {
+		b.packed = make([]byte, need)
 	}
-	n, err := b.comp.CompressBlock(src, b.packed[:cap(b.packed)])
+	n, err := b.comp.CompressBlock(src, b.packed[headRoom:cap(b.packed)])
 	if err != nil || n == 0 || n > limit {
 		return nil
 	}
-	return b.packed[:n]
+	return b.packed[:headRoom+n]
 }
 
-// pays reports whether samples spread over the payload compress.
+// pays reports whether the payload is worth compressing, by samples spread over it.
 func (b *Builder) pays() bool {
-	if len(b.data) <= sampleSize*sampleCount {
+	if b.Len() <= sampleSize*sampleCount {
 		return true
 	}
+	if b.unsampled > 0 {
+		b.unsampled--
+		return false
+	}
+	if b.samplesPay() {
+		b.dull = 0
+		return true
+	}
+	b.dull++
+	b.unsampled = min(b.dull-1, maxUnsampled)
+	return false
+}
+
+func (b *Builder) samplesPay() bool {
 	saved := 0
 	for i := range sampleCount {
-		at := (len(b.data) - sampleSize) / (sampleCount - 1) * i
-		if p := b.pack(b.data[at:at+sampleSize], sampleSize); p != nil {
-			saved += sampleSize - len(p)
+		at := (b.Len() - sampleSize) / (sampleCount - 1) * i
+		if p := b.pack(b.payload()[at:at+sampleSize], sampleSize); p != nil {
+			saved += sampleSize - (len(p) - headRoom)
 		}
 	}
 	return saved >= sampleSize*sampleCount/minSaving
@@ -203,7 +247,12 @@ func appendFrame(dst []byte, h Header, disks []block.DiskID, extents []entry, pa
 	}
 	start := len(dst)
 	dst = slices.Grow(dst, h.Size())
-	dst = dst[:start+HeaderSize]
+	dst = append(appendIndex(dst[:start+HeaderSize], disks, extents), payload...)
+	h.seal(dst[start:])
+	return dst, nil
+}
+
+func appendIndex(dst []byte, disks []block.DiskID, extents []entry) []byte {
 	for _, d := range disks {
 		dst = append(dst, d[:]...)
 	}
@@ -215,11 +264,14 @@ func appendFrame(dst []byte, h Header, disks []block.DiskID, extents []entry, pa
 		dst = le.AppendUint64(dst, uint64(e.Off))
 		dst = le.AppendUint64(dst, uint64(e.Len))
 	}
-	h.indexSum = checksum(dst[start+HeaderSize:])
-	h.payloadSum = checksum(payload)
-	dst = append(dst, payload...)
-	h.encode(dst[start:])
-	return dst, nil
+	return dst
+}
+
+// seal completes a frame, of which index and payload are in their places.
+func (h Header) seal(raw []byte) {
+	h.indexSum = checksum(raw[HeaderSize:h.IndexSize()])
+	h.payloadSum = checksum(raw[h.IndexSize():])
+	h.encode(raw)
 }
 
 // AppendTick appends a log frame without records: watched up to at, nothing written.
