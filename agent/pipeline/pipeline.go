@@ -329,14 +329,25 @@ func (p *Pipeline) take(now time.Time) (bool, error) {
 	}
 	if n == 0 && !behind && !p.w.open() {
 		p.w.ringPos = p.Source.Polled() // what was passed over was of no tracked disk
-		return false, p.store(p.w.tick(now))
+		return false, p.tick(now)
 	}
 	return n > 0 || refused, nil
 }
 
-// closeFrame stores what was gathered, after proof that nothing was missed meanwhile:
-// a write that the hook did not see at all shows in no record, only in the counters.
-func (p *Pipeline) closeFrame(now time.Time) error {
+// tick says that nothing was written, once that is due and proved.
+func (p *Pipeline) tick(now time.Time) error {
+	if quiet := now.Sub(p.w.closed); quiet >= 0 && quiet < tickEvery {
+		return nil
+	}
+	if err := p.prove(); err != nil || p.doubt != nil {
+		return err
+	}
+	return p.store(p.w.tick(now))
+}
+
+// prove raises a doubt if something was missed: a write that the hook did not see at all
+// shows in no record, only in the counters.
+func (p *Pipeline) prove() error {
 	h, err := p.Source.Health()
 	if err != nil {
 		return fmt.Errorf("pipeline: machine %s: %w", p.Machine, err)
@@ -344,7 +355,14 @@ func (p *Pipeline) closeFrame(now time.Time) error {
 	if r := h.Reason(); r != "" && r != capture.RingOverflow { // an overflow is told by Poll, at its place
 		p.w.drop()
 		p.raiseHealth(h)
-		return nil
+	}
+	return nil
+}
+
+// closeFrame stores what was gathered, after proof that nothing was missed meanwhile.
+func (p *Pipeline) closeFrame(now time.Time) error {
+	if err := p.prove(); err != nil || p.doubt != nil {
+		return err
 	}
 	c := frame.CompressAuto
 	if p.fill() > resumeBelow/2 {

@@ -30,6 +30,7 @@ type world struct {
 	trace []string
 
 	resyncs uint64
+	wrap    func(capture.Source) capture.Source // nil for the kernel's own
 
 	p      *Pipeline
 	j      *journal.Journal
@@ -80,7 +81,7 @@ func (w *world) start(resume capture.Resume) {
 	source{w.k}.Rewind()
 	w.j = j
 	w.p = New(Config{
-		Machine: block.MachineID{1}, Log: slog.New(slog.DiscardHandler), Source: source{w.k}, Journal: j, Relay: w.plant,
+		Machine: block.MachineID{1}, Log: slog.New(slog.DiscardHandler), Source: w.source(), Journal: j, Relay: w.plant,
 		State: s, Recovered: rec, Resume: resume, Open: w.k.open,
 		Events: func(e desired.Event) { w.events = append(w.events, e) },
 	})
@@ -90,6 +91,13 @@ func (w *world) start(resume capture.Resume) {
 	go func() { w.ended <- w.p.Run(ctx) }()
 	w.p.Wish(ctx, desired.State{Disks: w.disks}, w.k.found())
 	w.connect(ctx)
+}
+
+func (w *world) source() capture.Source {
+	if w.wrap != nil {
+		return w.wrap(source{w.k})
+	}
+	return source{w.k}
 }
 
 // kill ends the agent without a last word: what it had not stored is gone.
