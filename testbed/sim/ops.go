@@ -138,9 +138,8 @@ func (w *world) endRelay(op Op, rng *rand.Rand, damage func(*server)) {
 // switchRelay sends the agent to the other relay, while the one that it leaves goes on
 // with what it has.
 func (w *world) switchRelay(Op, *rand.Rand) {
-	w.excuse()
 	w.mu.Lock()
-	w.current = 1 - w.current
+	w.current, w.switched = 1-w.current, true
 	s := w.servers[w.current]
 	w.mu.Unlock()
 	if s.fresh {

@@ -39,18 +39,19 @@ type world struct {
 
 	damaged atomic.Bool // a relay said that its spool is damaged
 
-	mu      sync.Mutex // what other goroutines ask and tell
-	rng     *rand.Rand
-	current int // the relay that the agent is sent to
-	dialed  *server
-	wish    desired.State
-	lost    float64 // chance that an acknowledgement is lost, or repeated
-	slow    time.Duration
-	promise block.Seq // the highest position acknowledged as committed
-	failure string
-	trace   []string
-	traced  bool
-	counts  map[string]int
+	mu       sync.Mutex // what other goroutines ask and tell
+	rng      *rand.Rand
+	current  int // the relay that the agent is sent to
+	dialed   *server
+	switched bool // there was more than one relay: what one has may be worthless
+	wish     desired.State
+	lost     float64 // chance that an acknowledgement is lost, or repeated
+	slow     time.Duration
+	promise  block.Seq // the highest position acknowledged as committed
+	failure  string
+	trace    []string
+	traced   bool
+	counts   map[string]int
 }
 
 // restart is a process to be started.
@@ -251,9 +252,9 @@ func (w *world) turn() *wiretest.Net {
 // long as its disk lives and no other relay came between. Any goroutine may call it.
 func (w *world) welcomed(m wire.Welcome) {
 	w.mu.Lock()
-	s, acked := w.dialed, w.dialed.acked
+	s, acked, excused := w.dialed, w.dialed.acked, w.switched || w.damaged.Load()
 	w.mu.Unlock()
-	if m.Spooled < acked && !w.damaged.Load() {
+	if m.Spooled < acked && !excused {
 		w.fail("relay %s acknowledged frames up to %d as spooled and welcomes the agent at %d", s.name, acked, m.Spooled)
 	}
 }
@@ -266,7 +267,7 @@ func (w *world) acked(spooled, committed block.Seq) {
 	w.promise = max(w.promise, committed)
 }
 
-// excuse forgets what relays acknowledged: a spool is lost, or another relay goes on.
+// excuse forgets what relays acknowledged: a spool is lost.
 func (w *world) excuse() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
