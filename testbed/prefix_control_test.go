@@ -3,7 +3,6 @@
 package testbed
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/understudy-dr/understudy/controlplane/vault"
+	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/frame"
 	"github.com/understudy-dr/understudy/testbed/lab"
 )
@@ -39,20 +39,21 @@ func (p *proof) control() {
 	files, err := got.Files(p.disks)
 	p.must(err)
 	for _, share := range []float64{0, controlShare} {
-		replay, err := lab.NewReplay(p.disks, p.copied(files), p.figures.Seed)
+		dir := p.scratch("replayed")
+		replay, err := lab.NewReplay(p.disks, p.copied(files, dir), p.figures.Seed)
 		p.must(err)
 		replay.Share, replay.Late = share, controlLate
 		refused, err := p.replay(replay, frames, points)
-		p.must(errors.Join(err, replay.Close()))
+		p.must(errors.Join(err, replay.Close(), os.RemoveAll(dir)))
 		for _, r := range refused {
-			line, _, _ := strings.Cut(r.Error(), "\n")
-			p.t.Logf("with %.0f%% late: %s", 100*share, line)
+			p.t.Logf("with %.0f%% late, point %v: wrong are %s", 100*share, r.point, strings.Join(r.wrong, ", "))
 		}
 		if share == 0 {
 			p.figures.ControlUndelayed = len(refused)
 			continue
 		}
 		p.figures.ControlPoints, p.figures.ControlDelayed, p.figures.ControlCaught = len(points), replay.Delayed, len(refused)
+		p.countRefusals(refused)
 	}
 	p.must(p.machine.CleanUp(p.t.Context(), got))
 	if p.figures.ControlUndelayed > 0 {
@@ -88,21 +89,41 @@ func (p *proof) frames(after, upto vault.Point) []*frame.Frame {
 	return frames
 }
 
-// copied are the files' copies in memory.
-func (p *proof) copied(files map[string]string) map[string]string {
+// copied are the files' copies in dir.
+func (p *proof) copied(files map[string]string, dir string) map[string]string {
 	p.t.Helper()
 	r, err := lab.NewReplay(p.disks, files, 0)
 	p.must(err)
 	defer r.Close()
-	copies, err := r.Snapshot(p.t.Context(), p.scratch("replayed"))
+	copies, err := r.Snapshot(p.t.Context(), dir)
 	p.must(err)
 	return copies
 }
 
-// replay applies the frames and judges the points on the way. What the judge says of
-// those that it refuses is returned.
-func (p *proof) replay(r *lab.Replay, frames []*frame.Frame, points []vault.Point) (refused []error, err error) {
-	ctx := p.t.Context()
+// refusal is a point that the judge does not let pass, and where it sees why.
+type refusal struct {
+	point block.Position
+	wrong []string // disks and applications
+}
+
+// countRefusals counts the points that each part of the judge would have refused alone.
+func (p *proof) countRefusals(refused []refusal) {
+	f := &p.figures
+	by := map[string]*int{lab.Ext4: &f.ControlByExt4, lab.XFS: &f.ControlByXFS, lab.Btrfs: &f.ControlByBtrfs}
+	for _, r := range refused {
+		for _, d := range p.disks {
+			if slices.Contains(r.wrong, d.Name) {
+				*by[d.FS]++
+			}
+		}
+		if slices.ContainsFunc(r.wrong, func(name string) bool { return strings.Contains(name, "/") }) {
+			f.ControlByValues++
+		}
+	}
+}
+
+// replay applies the frames, judges the points on the way and returns the refused.
+func (p *proof) replay(r *lab.Replay, frames []*frame.Frame, points []vault.Point) (refused []refusal, err error) {
 	for _, f := range frames {
 		if err := r.Apply(f); err != nil {
 			return nil, fmt.Errorf("frame %v: %w", f.Position(), err)
@@ -110,27 +131,25 @@ func (p *proof) replay(r *lab.Replay, frames []*frame.Frame, points []vault.Poin
 		if len(points) == 0 || f.Position() != points[0].Position {
 			continue
 		}
-		verdict, err := p.judge(ctx, r, points[0])
+		dir := p.scratch("judged")
+		files, err := r.Snapshot(p.t.Context(), dir)
 		if err != nil {
 			return nil, err
 		}
+		v, verdict := p.work.Verify(p.t.Context(), p.Lab, files, points[0].Time)
+		if verdict != nil && len(v.Wrong) == 0 {
+			return nil, verdict // the judge itself is in trouble
+		}
 		if verdict != nil {
-			refused = append(refused, fmt.Errorf("point %v: %w", points[0].Position, verdict))
+			refused = append(refused, refusal{points[0].Position, v.Wrong})
 		}
 		points = points[1:]
+		if err := os.RemoveAll(dir); err != nil {
+			return nil, err
+		}
 	}
 	if len(points) > 0 {
 		return nil, fmt.Errorf("there is no frame that ends with point %v", points[0].Position)
 	}
 	return refused, nil
-}
-
-func (p *proof) judge(ctx context.Context, r *lab.Replay, q vault.Point) (verdict, err error) {
-	dir := p.scratch("judged")
-	files, err := r.Snapshot(ctx, dir)
-	if err != nil {
-		return nil, err
-	}
-	_, verdict = p.work.Verify(ctx, p.Lab, files, q.Time)
-	return verdict, os.RemoveAll(dir)
 }

@@ -3,6 +3,7 @@
 package testbed
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -89,6 +90,10 @@ type figures struct {
 	ControlShare     float64 `json:"control_delayed_share"`
 	ControlDelayed   int     `json:"control_delayed_records"`
 	ControlCaught    int     `json:"control_points_refused"`
+	ControlByExt4    int     `json:"control_refused_by_e2fsck"`
+	ControlByXFS     int     `json:"control_refused_by_xfs_repair"`
+	ControlByBtrfs   int     `json:"control_refused_by_btrfs_check"`
+	ControlByValues  int     `json:"control_refused_by_values"`
 	ControlUndelayed int     `json:"control_undelayed_points_refused"`
 }
 
@@ -136,7 +141,7 @@ func (p *proof) keep() {
 		p.t.Log("with -prefix.keep=DIR the vault and the ledger would have been kept")
 	default:
 		p.t.Logf("kept in %s (%v); to judge a point again: go test -tags testbed ./testbed -run TestPrefixAgain -prefix.kept=%[1]s -prefix.point=POINT",
-			*prefixKeep, p.machine.Keep(*prefixKeep, p.work))
+			*prefixKeep, p.machine.Keep(context.WithoutCancel(p.t.Context()), *prefixKeep, p.work))
 	}
 }
 

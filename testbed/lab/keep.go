@@ -31,7 +31,7 @@ const (
 
 // Keep copies into dir what it takes to recover and judge the machine's points again.
 // It kills the control plane, so that the copy is of one moment.
-func (m *Machine) Keep(dir string, w *Workload) error {
+func (m *Machine) Keep(ctx context.Context, dir string, w *Workload) error {
 	m.site.Serve.Kill()
 	k := kept{Machine: m.id, Seeded: w.Seeded, Wide: w.wide}
 	for _, d := range w.order {
@@ -41,8 +41,12 @@ func (m *Machine) Keep(dir string, w *Workload) error {
 	k.Streams = w.ledger.streams
 	facts, err := json.Marshal(k)
 	w.ledger.mu.Unlock()
-	return errors.Join(err, os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, keptFacts), facts, 0o600),
-		os.CopyFS(filepath.Join(dir, keptControl), os.DirFS(m.site.Data)))
+	err = errors.Join(err, os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, keptFacts), facts, 0o600))
+	if err != nil {
+		return err
+	}
+	_, err = run(ctx, "cp", "-a", m.site.Data, filepath.Join(dir, keptControl)) // with its modes: keys are private
+	return err
 }
 
 // OpenKept is the machine whose past was kept in dir, and its workload, which can judge

@@ -15,6 +15,7 @@ type Verdict struct {
 	Found   int           // values found, with those that were not yet acknowledged
 	Clean   int           // file systems that their own check found undamaged
 	Streams []StreamFound // by name
+	Wrong   []string      // disks and applications that an error was found on, by name
 }
 
 // StreamFound is one application's part.
@@ -39,6 +40,7 @@ func (w *Workload) Verify(ctx context.Context, l *Lab, files map[string]string, 
 		}
 	}()
 	m := mounts{}
+	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(w.disks)) {
 		if files[name] == "" {
 			return v, fmt.Errorf("no recovered file for disk %s", name)
@@ -49,35 +51,37 @@ func (w *Workload) Verify(ctx context.Context, l *Lab, files map[string]string, 
 		}
 		opened = append(opened, d)
 		if err := w.checkDisk(ctx, d); err != nil {
-			return v, fmt.Errorf("disk %s as of %s: %w", name, at.Format(time.RFC3339Nano), err)
+			v.Wrong = append(v.Wrong, name)
+			errs = append(errs, fmt.Errorf("disk %s as of %s: %w", name, at.Format(time.RFC3339Nano), err))
+		} else {
+			v.Clean++
 		}
 		m[name] = d.Mount
 	}
-	v, err = w.judge(m, at)
-	v.Clean = len(opened)
-	return v, err
+	if slices.Contains(slices.Collect(maps.Values(m)), "") {
+		return v, errors.Join(errs...) // without all disks the applications find nothing
+	}
+	return v, errors.Join(append(errs, w.judge(m, at, &v))...)
 }
 
-// checkDisk leaves the disk mounted, and writable, since a database that is opened
-// after a power cut rolls back what was not committed.
+// checkDisk leaves the disk mounted if that is possible at all, and writable, since a
+// database that is opened after a power cut rolls back what was not committed.
 func (w *Workload) checkDisk(ctx context.Context, d *Disk) error {
-	if err := d.CheckFS(ctx); err != nil {
-		return err
-	}
+	damage := d.CheckFS(ctx)
 	if err := d.MountUp(ctx, false); err != nil {
-		return err
+		return errors.Join(damage, err)
 	}
-	return checkSeed(d.Mount, d.FS, w.Seeded)
+	return errors.Join(damage, checkSeed(d.Mount, d.FS, w.Seeded))
 }
 
 // judge compares what each application finds with the ledger, all of them even if one
 // fails.
-func (w *Workload) judge(m mounts, at time.Time) (Verdict, error) {
-	var v Verdict
+func (w *Workload) judge(m mounts, at time.Time, v *Verdict) error {
 	var errs []error
 	for _, s := range w.streams {
 		found, err := s.prefix(m)
 		if err != nil {
+			v.Wrong = append(v.Wrong, s.name())
 			errs = append(errs, err)
 			continue
 		}
@@ -87,12 +91,14 @@ func (w *Workload) judge(m mounts, at time.Time) (Verdict, error) {
 		v.Found += int(found)
 		switch {
 		case found < f.Acked:
+			v.Wrong = append(v.Wrong, f.Name)
 			errs = append(errs, fmt.Errorf("%s: values %d to %d were acknowledged before %s and are lost", f.Name, found+1, f.Acked, at.Format(time.RFC3339Nano)))
 		case found > f.Begun:
+			v.Wrong = append(v.Wrong, f.Name)
 			errs = append(errs, fmt.Errorf("%s: value %d is there, but it was begun only after %s", f.Name, found, at.Format(time.RFC3339Nano)))
 		default:
 			v.Checked += int(f.Acked)
 		}
 	}
-	return v, errors.Join(errs...)
+	return errors.Join(errs...)
 }
