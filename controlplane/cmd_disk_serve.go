@@ -31,6 +31,7 @@ type diskServeOptions struct {
 	place                  vaultPlace
 	point, listen, overlay string
 	readOnly, expose       bool
+	inDoubt                bool
 }
 
 func newDiskServe(o *operator) *cobra.Command {
@@ -58,6 +59,7 @@ The point is latest, latest-app, an id, a name or a moment. ` + momentHelp,
 	}
 	f := cmd.Flags()
 	s.place.flags(f)
+	f.BoolVar(&s.inDoubt, "in-doubt", false, "also a point that may show other bytes than the disks had")
 	f.StringVar(&s.point, "point", "latest", "latest, latest-app, an id, a name or a moment")
 	f.StringVar(&s.listen, "listen", nbd.DefaultAddress, "HOST:PORT or unix:PATH")
 	f.StringVar(&s.overlay, "overlay", "", "directory that keeps what clients write")
@@ -79,6 +81,13 @@ func runDiskServe(ctx context.Context, o *operator, s *diskServeOptions, w io.Wr
 		return err
 	}
 	point, err := m.PointAt(ctx, pointSpec(s.point, time.Now()))
+	if err != nil {
+		return vaultProblem(err)
+	}
+	doubts, err := m.InDoubt(ctx, point.Position)
+	if err == nil {
+		err = warnOfDoubts(point, doubts, s.inDoubt, os.Stderr)
+	}
 	if err != nil {
 		return vaultProblem(err)
 	}

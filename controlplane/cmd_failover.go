@@ -27,7 +27,7 @@ func failoverPath(id string) string { return "/v1/failovers/" + url.PathEscape(i
 
 type failoverStartOptions struct {
 	point, to, format string
-	noWait            bool
+	noWait, inDoubt   bool
 }
 
 func newFailoverStart(o *operator, kind, short string) *cobra.Command {
@@ -53,6 +53,7 @@ does not stop the job; understudy job show tells how far it is.`,
 	flags.StringVar(&f.point, "point", "latest", "latest, latest-app, an id, a name or a moment")
 	flags.StringVar(&f.to, "to", "", "directory on the control plane's host (default: one below its data directory)")
 	flags.StringVar(&f.format, "format", failover.Raw, "format of the files: raw or vhd (fixed)")
+	flags.BoolVar(&f.inDoubt, "in-doubt", false, "also a point that may show other bytes than the disks had")
 	flags.BoolVar(&f.noWait, "no-wait", false, "return at once and let the job go on")
 	_ = cmd.MarkFlagDirname("to")
 	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{failover.Raw, failover.VHD}, cobra.ShellCompDirectiveNoFileComp))
@@ -71,8 +72,8 @@ func runFailover(ctx context.Context, cmd *cobra.Command, c *client, out *printe
 	if o.format != failover.Raw && o.format != failover.VHD {
 		return usage("--format " + o.format + ": want raw or vhd")
 	}
-	started, err := send[failover.Failover](ctx, c, http.MethodPost, machinePath(machine)+"/failovers", map[string]string{
-		"kind": kind, "point": pointSpec(o.point, time.Now()), "dir": dir, "format": o.format,
+	started, err := send[failover.Failover](ctx, c, http.MethodPost, machinePath(machine)+"/failovers", map[string]any{
+		"kind": kind, "point": pointSpec(o.point, time.Now()), "dir": dir, "format": o.format, "in_doubt": o.inDoubt,
 	})
 	if err != nil {
 		return err
@@ -101,6 +102,11 @@ func drawFailover(t *table, f failover.Failover) {
 		t.row("point", fmt.Sprintf("%s of %s (%s)", f.Point.ID, clockMillis(f.Point.Time), f.Point.Kind))
 	} else {
 		t.row("point", f.AskedFor)
+	}
+	if f.Point != nil {
+		for _, d := range f.Point.InDoubt {
+			t.row("IN DOUBT", describeDoubt(d))
+		}
 	}
 	t.row("took", seconds(f.Seconds))
 	t.row("directory", f.Dir)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -82,6 +83,12 @@ func drawMachine(t *table, m api.Machine) {
 		t.row("epoch", fmt.Sprintf("%d (%s) since %s", p.Epoch, p.Reason, clock(p.Since)))
 		t.row("churn", size(p.Churn)+"/s")
 		t.row("waiting", fmt.Sprintf("ring %s, memory %s, spill %s; in doubt if lost now %s", size(p.Ring.Used), size(p.Memory.Used), size(p.Spill.Used), size(p.Dirty)))
+	}
+	if p := m.Protection; p != nil {
+		t.row("verified", verified(p.Verify))
+	}
+	if m.Verify.Every > 0 {
+		t.row("verify", fmt.Sprintf("every %s, %s", time.Duration(m.Verify.Every)*time.Second, rateText(m.Verify.Rate)))
 	}
 	if r := m.Replication; r != nil {
 		t.row("newest point", clockMillis(r.PointTime))

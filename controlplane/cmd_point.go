@@ -65,16 +65,19 @@ func runPointList(ctx context.Context, c *client, out *printer, machine string, 
 		return err
 	}
 	err = out.show(h.Items, func(t *table) {
-		t.row("TIME", "ID", "KIND", "NAME", "LOCKED")
+		t.row("TIME", "ID", "KIND", "NAME", "LOCKED", "IN DOUBT")
 		for _, p := range h.Items {
 			locked := ""
 			if p.Locked {
 				locked = "yes"
 			}
-			t.row(clockMillis(p.Time), p.ID, p.Kind, p.Name, locked)
+			t.row(clockMillis(p.Time), p.ID, p.Kind, p.Name, locked, inDoubt(p))
 		}
 	})
 	if err != nil || out.json {
+		return err
+	}
+	if err := sayDoubts(out, h); err != nil {
 		return err
 	}
 	if h.Total > len(h.Items) {
@@ -102,6 +105,9 @@ func newPointShow(o *operator) *cobra.Command {
 				t.row("time", clockMillis(p.Time))
 				t.row("kind", p.Kind)
 				t.row("name", p.Name)
+				for _, d := range p.InDoubt {
+					t.row("in doubt", describeDoubt(d))
+				}
 				for _, d := range p.Disks {
 					t.row("disk", d.Path+"  "+d.Name+"  "+size(d.Size))
 				}

@@ -10,6 +10,7 @@ import (
 	"github.com/understudy-dr/understudy/controlplane/inventory"
 	"github.com/understudy-dr/understudy/controlplane/vault"
 	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/desired"
 )
 
 // How often the custodian looks for what is new of machines, and thins their points.
@@ -24,12 +25,14 @@ type custodian struct {
 	vault     *vault.Vault
 	inventory *inventory.Inventory
 	log       *slog.Logger
-	wrote     map[block.MachineID]string // what the vault has
+	wrote     map[block.MachineID]string          // what the vault has
+	doubted   map[block.MachineID]map[string]bool // findings that the vault has
 	thinned   time.Time
 }
 
 func (c *custodian) run(ctx context.Context) {
 	c.wrote = make(map[block.MachineID]string)
+	c.doubted = make(map[block.MachineID]map[string]bool)
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
@@ -74,6 +77,9 @@ func (c *custodian) round(ctx context.Context) error {
 		if err == nil {
 			err = c.describe(ctx, history, m, followed[m.Policy])
 		}
+		if err == nil {
+			err = c.doubt(ctx, history, m)
+		}
 		if err == nil && thin {
 			_, err = history.Thin(ctx, retentionOf(followed[m.Policy].Retention))
 		}
@@ -90,13 +96,44 @@ func retentionOf(r inventory.Retention) vault.Retention {
 	}
 }
 
+// doubt writes down what the machine's proofs found, as long as its agent tells of it.
+// What is on record is not written again.
+func (c *custodian) doubt(ctx context.Context, history *vault.Machine, m inventory.Machine) error {
+	if m.Report.Protection == nil || m.Report.Protection.Verify == nil {
+		return nil
+	}
+	for _, f := range m.Report.Protection.Verify.Findings {
+		d := vault.Doubt(f)
+		if c.doubted[m.ID][d.ID()] {
+			continue
+		}
+		if err := history.AddDoubt(ctx, d); err != nil {
+			return err
+		}
+		if c.doubted[m.ID] == nil {
+			c.doubted[m.ID] = make(map[string]bool)
+		}
+		c.doubted[m.ID][d.ID()] = true
+		c.log.Warn("points are in doubt", "machine", m.ID, "found", d.At, "from", d.From, "cause", d.Cause, "bytes", d.Bytes)
+	}
+	return nil
+}
+
+// proofOf is the machine's last proof that its disks and their replica are equal.
+func proofOf(m inventory.Machine) *desired.Proof {
+	if p := m.Report.Protection; p != nil && p.Verify != nil {
+		return p.Verify.Last
+	}
+	return nil
+}
+
 // describe writes beside the machine's history what changed of the machine.
 func (c *custodian) describe(ctx context.Context, history *vault.Machine, m inventory.Machine, p inventory.Policy) error {
 	wanted, err := c.inventory.Desired(ctx, m.ID)
 	if err != nil {
 		return err
 	}
-	text, err := json.Marshal(about{Hostname: m.Hostname, Policy: p, Protected: wanted.Disks})
+	text, err := json.Marshal(about{Hostname: m.Hostname, Policy: p, Protected: wanted.Disks, Proof: proofOf(m)})
 	if err != nil || c.wrote[m.ID] == string(text) {
 		return err
 	}

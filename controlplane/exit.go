@@ -19,6 +19,9 @@ const (
 	exitUnreachable = 6
 	exitJobFailed   = 7
 	exitDamaged     = 8
+	exitDifferent   = 9
+	exitNotProved   = 10
+	exitInDoubt     = 11
 	exitInterrupted = 130
 )
 
@@ -32,6 +35,9 @@ const exitCodesHelp = `Exit codes:
     6  the control plane, or a part of it, cannot be reached
     7  a job began and failed; understudy job show tells why
     8  the vault is damaged
+    9  verify found a difference; the ranges are resynced
+   10  verify could not prove that disks and replica are equal
+   11  the point is in doubt: it may show other bytes than the disks had (--in-doubt)
   130  interrupted`
 
 var exitByCode = map[problem.Code]int{
@@ -48,6 +54,7 @@ var exitByCode = map[problem.Code]int{
 	problem.DiskGone:           exitConflict,
 	problem.DiskProtected:      exitConflict,
 	problem.DiskUnprotected:    exitConflict,
+	problem.PointInDoubt:       exitInDoubt,
 	problem.NoPoint:            exitConflict,
 	problem.Exists:             exitConflict,
 	problem.Unauthenticated:    exitDenied,

@@ -52,18 +52,25 @@ func (p past) Points(ctx context.Context, id block.MachineID, from, to time.Time
 		return h, vaultProblem(err)
 	}
 	h.Pending, h.Total = status.Pending, len(points)
-	h.Oldest, h.Newest = optionalPoint(status.Oldest), optionalPoint(status.Newest)
-	for _, q := range points[max(0, len(points)-limit):] {
-		h.Items = append(h.Items, pointOf(q))
+	doubts, err := m.Doubts(ctx)
+	if err != nil {
+		return h, vaultProblem(err)
 	}
+	h.Doubts = doubtsOf(doubts)
+	for _, q := range points[max(0, len(points)-limit):] {
+		h.Items = append(h.Items, doubtedPoint(q, doubts, false))
+	}
+	h.Oldest, h.Newest = withDoubts(status.Oldest, doubts), withDoubts(status.Newest, doubts)
 	return h, nil
 }
 
 // Point implements api.Points.
 func (p past) Point(ctx context.Context, id block.MachineID, spec string) (api.PointDetail, error) {
 	var d api.PointDetail
-	err := p.view(ctx, id, spec, func(v *vault.View, q vault.Point) error {
-		d.Point = pointOf(q)
+	err := p.view(ctx, id, spec, func(v *vault.View, q vault.Point) (err error) {
+		if d.Point, err = p.Resolve(ctx, id, q.Position.String()); err != nil {
+			return err
+		}
 		for _, k := range v.Disks() {
 			d.Disks = append(d.Disks, api.PointDisk{ID: k.ID, Name: k.Name, Path: k.Path, Size: k.Size})
 		}
@@ -79,7 +86,11 @@ func (p past) Resolve(ctx context.Context, id block.MachineID, spec string) (fai
 		return failover.Point{}, err
 	}
 	q, err := m.PointAt(ctx, spec)
-	return pointOf(q), vaultProblem(err)
+	if err != nil {
+		return failover.Point{}, vaultProblem(err)
+	}
+	doubts, err := m.Doubts(ctx)
+	return doubtedPoint(q, doubts, true), vaultProblem(err)
 }
 
 // view opens the machine's disks at the point that is meant, for the time of fn.
@@ -217,14 +228,6 @@ func (i *image) all() ([]vault.Extent, error) {
 
 func pointOf(q vault.Point) failover.Point {
 	return failover.Point{ID: q.Position.String(), Position: q.Position, Time: q.Time, Kind: string(q.Kind), Name: q.Name, Locked: q.Locked}
-}
-
-func optionalPoint(q *vault.Point) *failover.Point {
-	if q == nil {
-		return nil
-	}
-	p := pointOf(*q)
-	return &p
 }
 
 // vaultProblem tells an operator what an error of the vault means.

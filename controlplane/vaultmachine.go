@@ -8,6 +8,7 @@ import (
 	"github.com/understudy-dr/understudy/controlplane/inventory"
 	"github.com/understudy-dr/understudy/controlplane/vault"
 	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/desired"
 	"github.com/understudy-dr/understudy/pkg/problem"
 )
 
@@ -17,6 +18,7 @@ type about struct {
 	Hostname  string           `json:"hostname"`
 	Policy    inventory.Policy `json:"policy"`
 	Protected []block.DiskID   `json:"protected"`
+	Proof     *desired.Proof   `json:"proof,omitempty"` // the last
 }
 
 func readAbout(ctx context.Context, m *vault.Machine) (about, error) {

@@ -24,6 +24,7 @@ type Machine struct {
 	Replication *inventory.Replication `json:"replication,omitempty" doc:"What the relay and the vault say of it."`
 	Probe       desired.Probe          `json:"probe"`
 	Resync      uint64                 `json:"resync" doc:"The newest resync asked for."`
+	Verify      desired.Verify         `json:"verify" doc:"The proofs wanted; protection.verify says how they stand."`
 }
 
 func (s *server) view(ctx context.Context, m inventory.Machine) (Machine, error) {
@@ -35,7 +36,7 @@ func (s *server) view(ctx context.Context, m inventory.Machine) (Machine, error)
 		ID: m.ID, Hostname: m.Hostname, Host: m.Report.Host, Policy: m.Policy,
 		Enrolled: m.Enrolled, Reported: m.Reported,
 		Status: inventory.Derive(facts), StateSince: m.StateSince,
-		Disks: facts.Wanted, Protection: m.Report.Protection, Probe: m.Report.Probe, Resync: m.Resync,
+		Disks: facts.Wanted, Protection: m.Report.Protection, Probe: m.Report.Probe, Resync: m.Resync, Verify: m.Verify,
 	}
 	if facts.Replication.Known {
 		v.Replication = &facts.Replication

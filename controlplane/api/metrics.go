@@ -29,6 +29,9 @@ var (
 	journalDesc   = describe("journal_bytes", "Frames that wait in the agent's journal.", "stage")
 	baseDesc      = describe("base_remaining_bytes", "Still to read by the base copy or resync under way.")
 	arrivesDesc   = describe("arriving_bytes_per_second", "What arrives at the relay over the last seconds.")
+	verifiedDesc  = describe("verified_timestamp_seconds", "When the last proof that disks and replica are equal ended, by its result.", "result")
+	unequalDesc   = describe("verify_different_bytes", "What the last proof found different or damaged.")
+	unseenDesc    = describe("verify_uncompared_bytes", "What the last proof could not compare, of the bytes in use.")
 	spoolDesc     = describe("spool_bytes", "Spooled by the relay and not yet in the vault.")
 )
 
@@ -37,7 +40,7 @@ var (
 type machineMetrics struct{ server *server }
 
 func (c *machineMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{stateDesc, rpoDesc, reportAgeDesc, disksDesc, churnDesc, dirtyDesc, journalDesc, baseDesc, arrivesDesc, spoolDesc} {
+	for _, d := range []*prometheus.Desc{stateDesc, rpoDesc, reportAgeDesc, disksDesc, churnDesc, dirtyDesc, journalDesc, baseDesc, arrivesDesc, spoolDesc, verifiedDesc, unequalDesc, unseenDesc} {
 		ch <- d
 	}
 }
@@ -88,6 +91,11 @@ func collectProtection(gauge func(*prometheus.Desc, float64, ...string), p *desi
 	gauge(journalDesc, float64(p.Ring.Used), "ring")
 	gauge(journalDesc, float64(p.Memory.Used), "memory")
 	gauge(journalDesc, float64(p.Spill.Used), "spill")
+	if v := p.Verify; v != nil && v.Last != nil {
+		gauge(verifiedDesc, float64(v.Last.Ended.Unix()), v.Last.Result)
+		gauge(unequalDesc, float64(v.Last.Differs+v.Last.Damaged))
+		gauge(unseenDesc, float64(v.Last.Written+v.Last.Absent))
+	}
 	if p.Base != nil {
 		gauge(baseDesc, float64(p.Base.Total-p.Base.Done))
 	}

@@ -16,6 +16,7 @@ type History struct {
 	Oldest  *failover.Point  `json:"oldest" doc:"Of all the machine's points; null if there is none."`
 	Newest  *failover.Point  `json:"newest" doc:"Of all the machine's points; null if there is none."`
 	Pending string           `json:"pending,omitempty" doc:"Why the newest epoch has no points yet."`
+	Doubts  []failover.Doubt `json:"doubts,omitempty" doc:"What proofs found, with the stretches of disks."`
 }
 
 // PointDetail is a recovery point with the disks that it brings back.
@@ -70,6 +71,8 @@ type startFailoverInput struct {
 		Point  string `json:"point,omitempty" maxLength:"256" doc:"latest, latest-app, an id, a name, or a time (RFC 3339); absent: latest."`
 		Dir    string `json:"dir,omitempty" maxLength:"4096" doc:"On the control plane's host; absent: one below its data directory."`
 		Format string `json:"format,omitempty" enum:"raw,vhd" doc:"Absent: raw."`
+
+		InDoubt bool `json:"in_doubt,omitempty" doc:"Also a point that may show other bytes than the disks had."`
 	}
 }
 
@@ -80,7 +83,7 @@ func (s *server) startFailover(ctx context.Context, in *startFailoverInput) (*bo
 	}
 	return answer(s.Failovers.Start(ctx, failover.Request{
 		Kind: failover.Kind("failover-" + in.Body.Kind), Machine: m.ID, Point: in.Body.Point,
-		Dir: in.Body.Dir, Format: in.Body.Format, AskedBy: callerOf(ctx).operator,
+		Dir: in.Body.Dir, Format: in.Body.Format, InDoubt: in.Body.InDoubt, AskedBy: callerOf(ctx).operator,
 	}))
 }
 

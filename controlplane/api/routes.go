@@ -44,6 +44,8 @@ func (s *server) routes() []route {
 		{post, "/v1/machines/{machine}/protect", operator, "protect", "Protect disks of the machine", on(s, s.protect)},
 		{post, "/v1/machines/{machine}/unprotect", operator, "unprotect", "End the protection of disks; the vault keeps what it has", on(s, s.unprotect)},
 		{post, "/v1/machines/{machine}/resync", operator, "resync", "Compare all protected disks with the vault and repair", on(s, s.resync)},
+		{post, "/v1/machines/{machine}/verify", operator, "verify", "Prove that the disks and their replica are equal", on(s, s.verify)},
+		{put, "/v1/machines/{machine}/verify", operator, "verify-always", "Prove it again and again, or no more", on(s, s.verifyAlways)},
 		{put, "/v1/machines/{machine}/policy", operator, "assign-policy", "Make the machine follow another policy", on(s, s.assignPolicy)},
 
 		{get, "/v1/policies", operator, "list-policies", "All policies", on(s, s.listPolicies)},

@@ -48,6 +48,27 @@ type Point struct {
 	Kind     string         `json:"kind" doc:"crash or app."`
 	Name     string         `json:"name,omitempty"`
 	Locked   bool           `json:"locked,omitempty" doc:"Kept whatever the retention says."`
+	InDoubt  []Doubt        `json:"in_doubt,omitempty" doc:"Why it may show other bytes than the disks had."`
+}
+
+// Doubt is a difference between disks and replica that a proof found, and that the
+// point may show.
+type Doubt struct {
+	Found   time.Time          `json:"found"`
+	Cause   string             `json:"cause" doc:"different: other bytes; damaged: an object of the vault cannot be used."`
+	Bytes   int64              `json:"bytes"`
+	Extents []block.DiskExtent `json:"extents,omitempty" doc:"Where; in a list of points left out, see its doubts."`
+}
+
+// doubtful refuses a point in doubt to who has not said that he wants it all the same.
+func doubtful(p Point, wanted bool) error {
+	if len(p.InDoubt) == 0 || wanted {
+		return nil
+	}
+	d := p.InDoubt[0]
+	return problem.New(problem.PointInDoubt, "choose a point that understudy point list does not show in doubt, or say --in-doubt (in_doubt) if you want this one all the same",
+		"point %s of %s may show other bytes than the disks had: a proof found %d bytes %s at %s",
+		p.ID, p.Time.Format(time.RFC3339), d.Bytes, d.Cause, d.Found.Format(time.RFC3339))
 }
 
 // Copy is a disk of a machine that was brought back.
@@ -82,6 +103,7 @@ type Request struct {
 	Point   string // see Points.Resolve
 	Dir     string // absolute, on the control plane's host; empty: one below the default directory
 	Format  string // Raw or VHD; empty: Raw
+	InDoubt bool   // also a point in doubt
 	AskedBy string
 }
 
@@ -90,6 +112,7 @@ type params struct {
 	Point    string `json:"point,omitempty"`
 	Dir      string `json:"dir,omitempty"`
 	Format   string `json:"format,omitempty"`
+	InDoubt  bool   `json:"in_doubt,omitempty"`
 	Failover string `json:"failover,omitempty"` // Cleanup: the job whose copies to remove
 }
 
@@ -127,10 +150,14 @@ func (f *Failovers) Start(ctx context.Context, r Request) (Failover, error) {
 		return Failover{}, problem.New(problem.Exists, "choose another directory, or first: understudy failover cleanup "+other.ID,
 			"%s holds the copies of failover %s", r.Dir, other.ID)
 	}
-	if _, err := f.points.Resolve(ctx, r.Machine, r.Point); err != nil {
+	point, err := f.points.Resolve(ctx, r.Machine, r.Point)
+	if err == nil {
+		err = doubtful(point, r.InDoubt)
+	}
+	if err != nil {
 		return Failover{}, err
 	}
-	job, err := f.inventory.AddJob(ctx, string(r.Kind), r.Machine, params{Point: r.Point, Dir: r.Dir, Format: r.Format}, r.AskedBy, f.driver.steps(r.Kind))
+	job, err := f.inventory.AddJob(ctx, string(r.Kind), r.Machine, params{Point: r.Point, Dir: r.Dir, Format: r.Format, InDoubt: r.InDoubt}, r.AskedBy, f.driver.steps(r.Kind))
 	if err != nil {
 		return Failover{}, err
 	}

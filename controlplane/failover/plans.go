@@ -41,7 +41,11 @@ func (p planner) choosePoint(ctx context.Context, t *Task) (any, error) {
 	if err := t.Params(&asked); err != nil {
 		return nil, err
 	}
-	return p.points.Resolve(ctx, t.Job.Machine, asked.Point)
+	point, err := p.points.Resolve(ctx, t.Job.Machine, asked.Point)
+	if err != nil {
+		return nil, err
+	}
+	return point, doubtful(point, asked.InDoubt) // "latest" is another than when it was asked for
 }
 
 func (p planner) materialise(ctx context.Context, t *Task) (any, error) {

@@ -40,6 +40,7 @@ const (
 	DiskProtected      Code = "disk-protected"      // protected already
 	DiskUnprotected    Code = "disk-unprotected"    // not protected, so nothing to do
 	PointUnknown       Code = "point-unknown"       // no such recovery point
+	PointInDoubt       Code = "point-in-doubt"      // it may show other bytes than the disks had
 	NoPoint            Code = "no-point"            // nothing is recoverable yet
 	Exists             Code = "exists"              // will not overwrite what it did not make
 	Damaged            Code = "damaged"             // what is stored does not prove to be right
@@ -72,6 +73,7 @@ var statuses = map[Code]int{
 	DiskProtected:      http.StatusConflict,
 	DiskUnprotected:    http.StatusConflict,
 	PointUnknown:       http.StatusNotFound,
+	PointInDoubt:       http.StatusConflict,
 	NoPoint:            http.StatusConflict,
 	Exists:             http.StatusConflict,
 	Damaged:            http.StatusInternalServerError,
