@@ -201,3 +201,17 @@ func TestPollDeliversAgainWhatWasNotTaken(t *testing.T) {
 		t.Fatal("advanced beyond the end")
 	}
 }
+
+// TestLossIsNotForgottenAfterDisarm: a loss that was noticed ends the stretch, and what
+// the acknowledgements of earlier records then let go must not be the lost write's.
+func TestLossIsNotForgottenAfterDisarm(t *testing.T) {
+	ctx := context.Background()
+	d := newLoop(t, memory(t), 16<<20)
+	s := tracking(t, minRingBytes, d)
+	writeAt(t, d, 1<<20, 1<<20) // does not fit the ring
+	_, err := s.SwapDirty(ctx)
+	must(t, err)
+	must(t, s.Disarm())
+	must(t, s.ForgetDirty())
+	dirtyIs(t, s, d, block.Extent{Off: 1 << 20, Len: 1 << 20})
+}

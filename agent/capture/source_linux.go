@@ -282,6 +282,9 @@ func (s *source) Disarm() error {
 		return err
 	}
 	defer unlock()
+	if s.broken() { // the loss may be marked among what is retained, and is not told any more
+		s.retain()
+	}
 	s.disarm()
 	return s.settle()
 }

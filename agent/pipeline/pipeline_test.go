@@ -434,3 +434,31 @@ func TestRetainedMapsOutliveTheRing(t *testing.T) {
 		w.kill()
 	})
 }
+
+// TestAcknowledgementsForgetNothingInDoubt: between a loss and the epoch that names it
+// the vault goes on taking what came before. Its acknowledgements must not make the
+// kernel forget the generation in which the lost write may be marked.
+func TestAcknowledgementsForgetNothingInDoubt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.start(capture.Resume{})
+		w.settled()
+		lost := block.Extent{Len: blockSize}
+		var doubtful *block.Set
+		err := w.p.call(t.Context(), func() (err error) {
+			w.k.disks[w.disks[0]].retained.Add(lost) // of a write whose record did not fit the ring
+			w.p.gens.retain(0, time.Now())
+			w.p.gens.stored(1, w.p.committed+1)
+			w.p.raise(doubt{reason: frame.ReasonRingOverflow})
+			if err := w.p.acked(w.p.spooled, w.p.committed+1); err != nil {
+				return err
+			}
+			doubtful, err = w.p.Source.Dirty(w.disks[0])
+			return err
+		})
+		if err != nil || !doubtful.Covers(lost) {
+			t.Errorf("in doubt is %v, %v: want %v", doubtful, err, lost)
+		}
+		w.kill()
+	})
+}

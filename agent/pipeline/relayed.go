@@ -120,9 +120,10 @@ func (p *Pipeline) acked(spooled, committed block.Seq) error {
 }
 
 // forget lets the kernel forget blocks that are in the vault. That the vault had them
-// is written down before: a vault that goes back must be noticed.
+// is written down before: a vault that goes back must be noticed. While there is a doubt
+// nothing is forgotten: what was lost may be marked among what is retained.
 func (p *Pipeline) forget() error {
-	if !p.gens.forgettable(p.committed) {
+	if p.doubt != nil || !p.gens.forgettable(p.committed) {
 		return nil
 	}
 	if err := p.save(); err != nil {
