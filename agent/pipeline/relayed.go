@@ -84,19 +84,25 @@ func (p *Pipeline) lost(format string, args ...any) *doubt {
 }
 
 // adopt continues the log behind the relay's position, in an epoch above both. That
-// the doubt must be settled there is written down as an epoch that has not begun.
+// the doubt must be settled there is written down as an epoch that has not begun: before
+// the journal is reset, and of a number beyond both what it held and what it will hold,
+// so that an agent which dies in between does not take the old epoch for whole.
 func (p *Pipeline) adopt(w wire.Welcome, d *doubt) error {
 	p.w.drop()
-	p.Journal.Reset(w.Spooled)
+	beyond := max(p.w.at.Seq, w.Spooled) + 1
 	p.w.at = block.Position{Epoch: max(w.Epoch, p.w.at.Epoch, p.State.Epoch), Seq: w.Spooled}
 	p.spooled, p.committed = w.Spooled, w.Committed
 	s := &p.State
-	s.Epoch, s.Reason, s.Began, s.Complete = p.w.at.Epoch, d.reason, p.w.at.Seq+1, 0
+	s.Epoch, s.Reason, s.Began, s.Complete = p.w.at.Epoch, d.reason, beyond, 0
 	s.Copies, s.Copy, s.Cursor = nil, 0, resync.Cursor{}
 	if len(d.whole) > 0 {
 		s.Copies = []Copy{{Method: frame.MethodHash, Disks: p.tracked()}}
 	}
-	return p.save()
+	if err := p.save(); err != nil {
+		return err
+	}
+	p.Journal.Reset(w.Spooled)
+	return nil
 }
 
 // Acked takes the log channel's acknowledgement.

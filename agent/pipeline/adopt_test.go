@@ -1,0 +1,38 @@
+package pipeline
+
+import (
+	"testing"
+	"testing/synctest"
+
+	"github.com/understudy-dr/understudy/agent/capture"
+	"github.com/understudy-dr/understudy/pkg/frame"
+	"github.com/understudy-dr/understudy/pkg/wire"
+)
+
+// TestAdoptedPositionIsWrittenDownFirst: an agent that dies between writing its state
+// and resetting its journal must find an epoch that has not begun, whichever of the two
+// it finds done.
+func TestAdoptedPositionIsWrittenDownFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.start(capture.Resume{})
+		w.settled()
+		w.disconnect()
+		err := w.p.call(t.Context(), func() error {
+			last := w.p.w.at.Seq
+			d := &doubt{reason: frame.ReasonRelayLostSpool}
+			if err := w.p.adopt(wire.Welcome{Epoch: w.p.w.at.Epoch, Spooled: last - 2}, d); err != nil {
+				return err
+			}
+			if w.p.State.Began <= last {
+				t.Errorf("the next epoch is to begin at %d; found with the old journal, which ends at %d, it has begun", w.p.State.Began, last)
+			}
+			w.p.raise(*d)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.kill()
+	})
+}
