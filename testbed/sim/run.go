@@ -2,7 +2,10 @@ package sim
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,22 +20,86 @@ type Result struct {
 	Lasted   time.Duration // in the bubble's time
 }
 
+// String is a failure as a person reads it.
 func (r Result) String() string {
-	return fmt.Sprintf("%s\n%s\n\n%s", r.Schedule, strings.Join(r.Trace, "\n"), r.Failure)
+	return fmt.Sprintf("%s\n\n%s\n\n%s", r.Schedule, strings.Join(r.Trace, "\n"), r.Failure)
 }
 
-// Run lives through a schedule in a bubble of fake time. With a trace it is slower.
+// Run lives through a schedule in a bubble of fake time. A trace makes it slower.
 func Run(t *testing.T, s Schedule, m Mutant, traced bool) (r Result) {
 	r.Schedule = s
+	var w *world
 	defer func() {
-		if p := recover(); p != nil {
+		if p := recover(); p != nil { // above all: goroutines that are left, all waiting
 			r.Failure = fmt.Sprintf("panic: %v", p)
+			if w != nil {
+				r.Trace = w.trace
+			}
 		}
 	}()
 	synctest.Test(t, func(*testing.T) {
-		w := newWorld(s, m, traced)
+		w = newWorld(s, m, traced)
 		w.live()
 		r.Failure, r.Trace, r.Counts, r.Lasted = w.failure, w.trace, w.counts, time.Since(w.began)
 	})
 	return r
+}
+
+// Tally sums up many schedules.
+type Tally struct {
+	Schedules int           `json:"schedules"`
+	Seconds   float64       `json:"seconds"`
+	PerSecond float64       `json:"schedules_per_second"`
+	Lived     time.Duration `json:"-"`
+	// LivedHours is the fake time that passed in all of them together.
+	LivedHours float64        `json:"lived_hours"`
+	Counts     map[string]int `json:"counts"`
+}
+
+// hung is how long a schedule may take in real time: a goroutine that holds a lock and
+// waits for time keeps the bubble's clock from going on.
+const hung = time.Minute
+
+// RunAll lives through the schedules of seeds from first on, on as many workers as there
+// are CPUs, until each takes its turn or done says that it is enough.
+func RunAll(t *testing.T, first uint64, n int, m Mutant, done func(Result) bool) Tally {
+	tally := Tally{Counts: map[string]int{}}
+	start := time.Now()
+	var next atomic.Uint64
+	var enough atomic.Bool
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for !enough.Load() {
+				i := next.Add(1) - 1
+				if i >= uint64(n) {
+					return
+				}
+				s := NewSchedule(first + i)
+				alarm := time.AfterFunc(hung, func() { panic(fmt.Sprintf("sim: seed %d has hung for %v", s.Seed, hung)) })
+				r := Run(t, s, m, false)
+				alarm.Stop()
+				mu.Lock()
+				tally.add(r)
+				if done(r) {
+					enough.Store(true)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	tally.Seconds = time.Since(start).Seconds()
+	tally.PerSecond = float64(tally.Schedules) / tally.Seconds
+	tally.LivedHours = tally.Lived.Hours()
+	return tally
+}
+
+func (y *Tally) add(r Result) {
+	y.Schedules++
+	y.Lived += r.Lasted
+	for k, n := range r.Counts {
+		y.Counts[k] += n
+	}
 }

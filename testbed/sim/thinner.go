@@ -2,10 +2,12 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"time"
 
+	"github.com/understudy-dr/understudy/controlplane/objstore"
 	"github.com/understudy-dr/understudy/controlplane/vault"
 	"github.com/understudy-dr/understudy/pkg/block"
 )
@@ -18,12 +20,17 @@ type thinner struct {
 	done   chan struct{}
 	keep   vault.Retention
 	before []vault.Point
+	began  time.Time
+
+	// What the run leaves behind.
+	after []vault.Point
+	ended time.Time
 }
 
 // thin applies a retention of some seconds, while everything else goes on.
 func (w *world) thin(op Op, rng *rand.Rand) {
 	w.thinner.end()
-	t := &thinner{w: w, p: newProcess(func() {}), done: make(chan struct{}), before: w.oracle.points(w.oracle.vault)}
+	t := &thinner{w: w, p: newProcess(func() {}), done: make(chan struct{}), before: w.oracle.points(w.oracle.vault), began: time.Now()}
 	t.keep = vault.Retention{All: op.D + 200*time.Millisecond, Hourly: time.Hour, Daily: 24 * time.Hour}
 	if rng.IntN(4) == 0 {
 		t.p.kill(1+op.N, rng.IntN(2) == 0)
@@ -34,6 +41,7 @@ func (w *world) thin(op Op, rng *rand.Rand) {
 	go func() {
 		defer close(t.done)
 		t.run(ctx)
+		t.after, t.ended = w.oracle.anew(), time.Now()
 	}()
 }
 
@@ -100,21 +108,21 @@ func (t *thinner) settle() {
 	t.cancel()
 	t.cancel = nil
 	o := t.w.oracle
-	after := o.points(o.vault)
-	all := slices.Concat(t.before, after)
+	all := slices.Concat(t.before, t.after)
 	for _, s := range o.seen {
 		all = append(all, s.point)
 	}
 	slices.SortFunc(all, func(a, b vault.Point) int { return a.Position.Compare(b.Position) })
 	all = slices.CompactFunc(all, func(a, b vault.Point) bool { return a.Position == b.Position })
-	keep := kept(all, t.keep, time.Now())
+	first, last := kept(t.before, t.keep, t.began), kept(all, t.keep, t.ended)
 	offered := map[block.Position]bool{}
-	for _, p := range after {
+	for _, p := range t.after {
 		offered[p.Position] = true
 	}
 	for _, p := range all {
+		keep, there := first[p.Position]
 		switch {
-		case !keep[p.Position]:
+		case there && !keep || !last[p.Position]:
 			o.may[p.Position] = true
 		case !offered[p.Position] && !o.may[p.Position]:
 			t.w.fail("thinning by %v took point %v of %s away, which that retention keeps", t.keep.All, p.Position, o.at(p))
@@ -156,7 +164,10 @@ func (w *world) lock(_ Op, rng *rand.Rand) {
 		return
 	}
 	p := points[rng.IntN(len(points))]
-	if err := m.Lock(w.context(), p.Position, ""); err != nil {
+	switch err := m.Lock(w.context(), p.Position, ""); {
+	case errors.Is(err, objstore.ErrFull):
+		return
+	case err != nil:
 		w.fail("locking point %v: %v", p.Position, err)
 		return
 	}

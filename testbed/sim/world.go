@@ -378,6 +378,12 @@ func (w *world) standing() string {
 	if s == nil {
 		return "the agent protects nothing"
 	}
+	for _, r := range w.servers {
+		if r.up() {
+			st, _ := r.relay.Status(machineID)
+			w.note("relay %s: %+v, spool %+v", r.name, st, r.relay.Spool())
+		}
+	}
 	return fmt.Sprintf("phase %s, epoch %d (%s), last %d, spooled %d, committed %d, problem %v", s.Phase, s.Epoch, s.Reason, s.LastSeq, s.Spooled, s.Committed, s.Problem)
 }
 

@@ -61,6 +61,7 @@ type disk struct {
 	content           []uint64 // of each cell
 	gone              bool
 	tracked           bool
+	left              bool // it was gone since it was tracked: what answers now is another device
 	size              int64 // as tracked
 	suspect           bool
 	current, retained block.Set
@@ -191,7 +192,7 @@ func (k *Kernel) capture(f *flight, parts int, op frame.Op) {
 
 // mark sets bits of the dirty map. What lies beyond it puts the whole disk in doubt.
 func (k *Kernel) mark(d *disk, cell, cells int) {
-	if !d.tracked {
+	if !d.tracked || d.left {
 		return
 	}
 	e := block.Extent{Off: int64(cell) * Cell, Len: int64(cells) * Cell}.Align(block.FineGranule)
@@ -204,7 +205,7 @@ func (k *Kernel) mark(d *disk, cell, cells int) {
 }
 
 func (k *Kernel) put(d *disk, r capture.Record) {
-	if !d.tracked || !k.armed || k.lost {
+	if !d.tracked || d.left || !k.armed || k.lost {
 		return
 	}
 	if len(k.ring) >= k.Capacity {
@@ -284,9 +285,13 @@ func (k *Kernel) PowerCut(rng *rand.Rand) {
 	k.flights, k.ring, k.base, k.cursor, k.armed, k.lost = nil, nil, 0, 0, false, false
 	k.boot++
 	for _, d := range k.disks {
-		d.tracked, d.suspect, d.current, d.retained = false, false, block.Set{}, block.Set{}
+		d.untrack()
 	}
 	k.history.become(k.contents())
+}
+
+func (d *disk) untrack() {
+	d.tracked, d.left, d.suspect, d.current, d.retained = false, false, false, block.Set{}, block.Set{}
 }
 
 func (k *Kernel) contents() [][]uint64 {
@@ -314,7 +319,7 @@ func (k *Kernel) Detach(disk int) {
 	defer k.mu.Unlock()
 	d := k.disks[disk]
 	k.settle(d, 0, len(d.content))
-	d.gone = true
+	d.gone, d.left = true, d.tracked
 }
 
 // Attach brings a disk back; changed cells were written elsewhere meanwhile.

@@ -47,7 +47,7 @@ func (s source) Untrack(id block.DiskID) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if d := s.find(id); d != nil {
-		d.tracked, d.suspect, d.current, d.retained = false, false, block.Set{}, block.Set{}
+		d.untrack()
 	}
 	return nil
 }
@@ -158,9 +158,9 @@ func (s source) Health() (capture.Health, error) {
 			continue
 		}
 		resized := d.Disk.Size != d.size
-		h.Disks = append(h.Disks, capture.DiskHealth{Disk: d.ID, Gone: d.gone, Size: d.Disk.Size, Resized: resized, Suspect: d.suspect})
+		h.Disks = append(h.Disks, capture.DiskHealth{Disk: d.ID, Gone: d.gone || d.left, Size: d.Disk.Size, Resized: resized, Suspect: d.suspect})
 		switch {
-		case d.gone:
+		case d.gone || d.left:
 			h.Losses = append(h.Losses, capture.Loss{Reason: capture.DeviceChanged, Cause: "disk " + d.Name + " is gone", Count: 1})
 		case resized:
 			h.Losses = append(h.Losses, capture.Loss{Reason: capture.Resized, Cause: "disk " + d.Name + " has another size", Count: 1})
