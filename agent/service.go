@@ -130,7 +130,7 @@ func (s *service) shut() error { return errors.Join(s.journal.Close(), s.source.
 
 func (s *service) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.pipeline.Run(ctx) })
+	g.Go(func() error { prioritise(); return s.pipeline.Run(ctx) })
 	g.Go(func() error { return ended(ctx, s.shipper.Run(ctx)) })
 	g.Go(func() error { s.client.KeepFresh(ctx); return nil })
 	g.Go(func() error { return ended(ctx, s.follow(ctx)) })
