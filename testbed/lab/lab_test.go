@@ -121,6 +121,25 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	}
 }
 
+// TestADiskInMemoryGoesWithItsLab: without its tmpfs nobody could tell whose it was.
+func TestADiskInMemoryGoesWithItsLab(t *testing.T) {
+	l, err := New(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := l.NewDisk(t.Context(), filepath.Join("run", "disk"), 16<<20)
+	if err != nil {
+		t.Fatal(errors.Join(err, l.Close()))
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	backing, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(d.Device), "loop/backing_file"))
+	if err == nil && strings.Contains(string(backing), "disk") && !strings.Contains(string(backing), prefix) {
+		t.Errorf("%s is still attached to %s", d.Device, backing)
+	}
+}
+
 func TestALivingLabIsNotSwept(t *testing.T) {
 	l := open(t)
 	p := l.NewProcess("sleeper", "sleep", "1000")

@@ -21,7 +21,7 @@ import (
 const labVar = "UNDERSTUDY_LAB"
 
 // Leftovers names what a lab in this directory has running, mounted or attached right
-// now: processes, captures in the kernel, mounts and loop devices, in the order to
+// now: processes, captures in the kernel, loop devices and mounts, in the order to
 // remove them.
 func Leftovers(dir string) []string {
 	var found []string
@@ -31,11 +31,11 @@ func Leftovers(dir string) []string {
 	for _, p := range pinsOf(dir) {
 		found = append(found, "pins "+p)
 	}
-	for _, m := range mountsBelow(dir) {
-		found = append(found, "mount "+m)
-	}
 	for _, d := range loopsBelow(dir) {
 		found = append(found, "loop device "+d)
+	}
+	for _, m := range mountsBelow(dir) {
+		found = append(found, "mount "+m)
 	}
 	return found
 }
@@ -65,15 +65,17 @@ func clearOnce(dir string) error {
 	for _, p := range pinsOf(dir) {
 		errs = append(errs, os.RemoveAll(p)) // the last reference: programs and maps go with it
 	}
+	// Before the mounts: one that is mounted goes with its mount, and one whose file lies
+	// in the lab's own tmpfs could not be told from others' once that is unmounted.
+	for _, d := range loopsBelow(dir) {
+		_, err := run(context.Background(), "losetup", "-d", d)
+		errs = append(errs, err)
+	}
 	for _, m := range mountsBelow(dir) {
 		err := unix.Unmount(m, 0)
 		if errors.Is(err, unix.EBUSY) {
 			err = unix.Unmount(m, unix.MNT_DETACH)
 		}
-		errs = append(errs, err)
-	}
-	for _, d := range loopsBelow(dir) {
-		_, err := run(context.Background(), "losetup", "-d", d)
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
