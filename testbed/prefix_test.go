@@ -3,6 +3,7 @@
 package testbed
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,7 +29,7 @@ var (
 	prefixKeep   = flag.String("prefix.keep", "", "directory for the vault and the ledger of a TestPrefixProof that fails")
 	prefixKept   = flag.String("prefix.kept", "", "directory that -prefix.keep named, for TestPrefixAgain")
 	prefixPoint  = flag.String("prefix.point", "latest", "the point that TestPrefixAgain recovers and judges")
-	prefixJSON   = flag.String("prefix.json", "out/prefix.json", "where TestPrefixProof writes its figures")
+	prefixJSON   = flag.String("prefix.json", "", "where TestPrefixProof writes its figures (default out/prefix.json, with -short out/prefix-short.json)")
 )
 
 // TestPrefixProof: a recovery point is exactly what a power cut at its moment would
@@ -276,7 +277,7 @@ func (p *proof) conclude() {
 	p.must(err)
 	f.Among, f.Thinned, f.Epochs, f.Promised = p.pool.seen, p.pool.seen-len(left), len(epochs), p.ledger.Acked()
 	f.Seconds = time.Since(p.started).Seconds()
-	line, err := json.MarshalIndent(f, "", "  ")
+	line, err := json.Marshal(f)
 	p.must(err)
 	p.t.Logf("%s", line)
 	if p.t.Failed() {
@@ -286,6 +287,10 @@ func (p *proof) conclude() {
 		p.t.Error("something that should have happened did not: this proves less than it says")
 	}
 	p.must(p.site.Vault(p.t.Context(), "check"))
-	p.must(os.MkdirAll(filepath.Dir(*prefixJSON), 0o755))
-	p.must(os.WriteFile(*prefixJSON, append(line, '\n'), 0o644))
+	file := cmp.Or(*prefixJSON, "out/prefix.json")
+	if *prefixJSON == "" && testing.Short() {
+		file = "out/prefix-short.json"
+	}
+	p.must(os.MkdirAll(filepath.Dir(file), 0o755))
+	p.must(os.WriteFile(file, append(line, '\n'), 0o644))
 }
