@@ -189,7 +189,12 @@ func (r *copyRun) one(ctx context.Context, i int) error {
 	if err := r.p.Relay.FlushBase(ctx); err != nil {
 		return fmt.Errorf("waiting for the relay to spool the base: %w", err)
 	}
-	return r.p.call(ctx, func() error { return r.p.copied(r.c, i+1, resync.Cursor{}) })
+	return r.p.call(ctx, func() error {
+		if r.p.copying == r.c {
+			r.p.State.Frames = r.next() - 1
+		}
+		return r.p.copied(r.c, i+1, resync.Cursor{})
+	})
 }
 
 // target describes the disk to resync. The doubt is what the kernel holds now: never

@@ -20,10 +20,12 @@ func (p *Pipeline) raise(d doubt) {
 	p.w.drop()
 	if p.doubt != nil {
 		p.doubt.merge(d)
+		p.keepDoubt(d.whole)
 		return
 	}
 	p.doubt = &doubt{reason: d.reason, detail: d.detail}
 	p.doubt.merge(d)
+	p.keepDoubt(d.whole)
 	p.stopCopies()
 	p.stopProof()
 	if err := p.Source.Disarm(); err != nil {
@@ -64,10 +66,30 @@ func (p *Pipeline) raiseHealth(h capture.Health) {
 	p.raise(d)
 }
 
-// all names every disk as wholly in doubt.
+// keepDoubt writes down what of the doubt the kernel does not know, before anything
+// else is done about it. An agent that cannot is still right as long as it lives.
+func (p *Pipeline) keepDoubt(whole map[block.DiskID]bool) {
+	if len(whole) == 0 {
+		return
+	}
+	if err := p.noteDoubt(p.doubt.reason, whole); err != nil {
+		p.Log.Error("the doubt would not outlive the agent", "reason", p.doubt.reason, "err", err)
+	}
+}
+
+func (p *Pipeline) noteDoubt(reason frame.Reason, whole map[block.DiskID]bool) error {
+	p.State.suspect(reason, whole)
+	return p.save()
+}
+
+// all names every disk as wholly in doubt, those too that are not tracked yet or any
+// more: the vault holds them.
 func (p *Pipeline) all() map[block.DiskID]bool {
 	whole := map[block.DiskID]bool{}
 	for id := range p.disks {
+		whole[id] = true
+	}
+	for _, id := range p.State.Known {
 		whole[id] = true
 	}
 	return whole
@@ -182,7 +204,7 @@ func (p *Pipeline) closeBase(now time.Time) error {
 		return err
 	}
 	p.closing = nil
-	p.State.Complete = p.w.at.Seq + 1
+	p.State.Complete, p.State.Frames = p.w.at.Seq+1, c.frames
 	if err := p.save(); err != nil {
 		return err
 	}

@@ -223,6 +223,8 @@ func (p *Pipeline) start(ctx context.Context) error {
 		p.raise(doubt{reason: frame.ReasonUncleanStop, detail: unclean(p.Resume.Detail), whole: p.all()})
 	case p.Recovered.Moved:
 		p.raise(doubt{reason: frame.ReasonDeviceChanged, detail: "the journal's disk stage moved: writes to its old place were excluded from capture", whole: p.all()})
+	case p.State.Doubt != nil:
+		p.raise(doubt{reason: p.State.Doubt.Reason, detail: "the agent stopped before the epoch began", whole: p.State.interrupted()})
 	case p.State.Began > at.Seq:
 		p.raise(doubt{reason: p.State.Reason, detail: "the agent stopped before the epoch began", whole: p.State.interrupted()})
 	case !goesOn || armed.Generation != p.State.Stretch.Generation || armed.Ring != p.State.Stretch.Ring:

@@ -462,3 +462,48 @@ func TestAcknowledgementsForgetNothingInDoubt(t *testing.T) {
 		w.kill()
 	})
 }
+
+// TestCaptureGoneWhileTheJournalStays: the pins were removed, or belong to a version
+// that cannot be taken up, in the boot that the journal is of. What was written while
+// nothing watched is in no dirty map, and the disks are not even tracked at the start.
+func TestCaptureGoneWhileTheJournalStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.start(capture.Resume{})
+		w.settled()
+		w.kill()
+		w.k.crash()
+		for b := range blocks {
+			w.k.write(w.disks[0], b)
+		}
+		w.start(capture.Resume{Detail: "of another version"})
+		w.settled()
+		if s := w.p.Status(); s.Reason != string(frame.ReasonUncleanStop) {
+			t.Errorf("epoch %d began for %q, want unclean-stop", s.Epoch, s.Reason)
+		}
+		w.kill()
+	})
+}
+
+// TestDoubtOutlivesTheAgent: an agent that knows the disks to be in doubt, and is
+// killed before it could open the epoch that says so, must not leave its successor with
+// nothing but the dirty maps.
+func TestDoubtOutlivesTheAgent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.start(capture.Resume{})
+		w.settled()
+		w.kill()
+		w.k.crash()
+		for b := range blocks {
+			w.k.write(w.disks[0], b)
+		}
+		w.start(capture.Resume{Detail: "of another version"})
+		w.disconnect() // before a welcome: no epoch can begin
+		time.Sleep(time.Second)
+		w.kill()
+		w.start(capture.Resume{Intact: true})
+		w.settled()
+		w.kill()
+	})
+}

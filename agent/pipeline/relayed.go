@@ -73,10 +73,23 @@ func (p *Pipeline) contradiction(w wire.Welcome) *doubt {
 		return p.lost("the relay has the log up to %d, frames up to %d were in the vault", w.Spooled, p.committed)
 	case oldest > 0 && w.Spooled+1 < oldest, oldest == 0 && w.Spooled < p.w.at.Seq:
 		return p.lost("the relay has the log up to %d, frames up to %d were acknowledged as spooled", w.Spooled, p.spooled)
-	case p.phase == desired.PhaseBase && p.State.Cursor.Frame > p.base.spooled:
-		return p.lost("the relay has %d base frames of epoch %d, %d were acknowledged as spooled", p.base.spooled, p.State.Epoch, p.State.Cursor.Frame)
+	case p.owed(w) > p.base.spooled:
+		return p.lost("the relay has %d base frames of epoch %d, %d were acknowledged as spooled", p.base.spooled, p.State.Epoch, p.owed(w))
 	}
 	return nil
+}
+
+// owed is how many base frames of the epoch were spooled, as long as the vault may not
+// have them: a relay that has fewer lost them, even if it lost nothing of the log.
+func (p *Pipeline) owed(w wire.Welcome) uint64 {
+	switch {
+	case p.phase == desired.PhaseBase:
+		return max(p.State.Cursor.Frame, p.State.Frames)
+	case p.phase == desired.PhaseSteady && p.State.Complete > max(p.committed, w.Committed):
+		return p.State.Frames
+	default:
+		return 0
+	}
 }
 
 func (p *Pipeline) lost(format string, args ...any) *doubt {
@@ -94,10 +107,8 @@ func (p *Pipeline) adopt(w wire.Welcome, d *doubt) error {
 	p.spooled, p.committed = w.Spooled, w.Committed
 	s := &p.State
 	s.Epoch, s.Reason, s.Began, s.Complete = p.w.at.Epoch, d.reason, beyond, 0
-	s.Copies, s.Copy, s.Cursor = nil, 0, resync.Cursor{}
-	if len(d.whole) > 0 {
-		s.Copies = []Copy{{Method: frame.MethodHash, Disks: p.tracked()}}
-	}
+	s.Copies, s.Copy, s.Cursor, s.Frames = nil, 0, resync.Cursor{}, 0
+	s.suspect(d.reason, d.whole)
 	if err := p.save(); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -30,6 +31,9 @@ type State struct {
 	Copies []Copy        `json:"copies,omitempty"`
 	Copy   int           `json:"copy,omitempty"`
 	Cursor resync.Cursor `json:"cursor,omitzero"`
+	// Frames is how many base frames the copies that are done have made. All of them
+	// were spooled.
+	Frames uint64 `json:"frames,omitempty"`
 	// Disks are the disks of the epoch.
 	Disks []block.DiskID `json:"disks,omitempty"`
 	// Known names the disks of which the vault holds anything; Settled those of which
@@ -40,8 +44,17 @@ type State struct {
 	Unsure bool `json:"unsure,omitempty"`
 	// Proof is how the proofs that disks and replica are equal stand.
 	Proof proofs `json:"proof,omitzero"`
+	// Doubt is the doubt that no epoch has named yet, as far as the kernel's dirty maps do
+	// not know it: an agent that dies before it opens that epoch leaves it to the next.
+	Doubt *PendingDoubt `json:"doubt,omitempty"`
 	// Resync is the newest of the operator's resync requests that has begun.
 	Resync uint64 `json:"resync,omitempty"`
+}
+
+// PendingDoubt names disks that are in doubt as a whole, and why.
+type PendingDoubt struct {
+	Reason frame.Reason   `json:"reason"`
+	Whole  []block.DiskID `json:"whole"`
 }
 
 // Copy is one pass over some disks with one method.
@@ -101,9 +114,29 @@ func addNew(ids []block.DiskID, more []block.DiskID) []block.DiskID {
 	return ids
 }
 
-// interrupted are the disks that an epoch which never began would have read whole.
+// suspect adds disks to those in doubt as a whole.
+func (s *State) suspect(reason frame.Reason, whole map[block.DiskID]bool) {
+	if len(whole) == 0 {
+		return
+	}
+	pending := PendingDoubt{Reason: reason}
+	if s.Doubt != nil {
+		pending.Whole = slices.Clone(s.Doubt.Whole) // copies of the state share it
+	}
+	pending.Whole = addNew(pending.Whole, slices.Collect(maps.Keys(whole)))
+	sortIDs(pending.Whole)
+	s.Doubt = &pending
+}
+
+// interrupted are the disks that an epoch which never began would have read whole, and
+// those of which nobody could say so yet.
 func (s *State) interrupted() map[block.DiskID]bool {
 	whole := map[block.DiskID]bool{}
+	if s.Doubt != nil {
+		for _, d := range s.Doubt.Whole {
+			whole[d] = true
+		}
+	}
 	for _, c := range s.Copies {
 		for _, d := range c.Disks {
 			if c.Method != frame.MethodRanges {

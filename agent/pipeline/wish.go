@@ -65,6 +65,10 @@ func (p *Pipeline) untrackOthers(wanted []block.DiskID) (removed []string, err e
 			continue
 		}
 		if d.problem == nil {
+			// With its maps goes what a restarted agent would know of what it missed.
+			if err := p.noteDoubt(frame.ReasonDiskRemoved, map[block.DiskID]bool{id: true}); err != nil {
+				return nil, err
+			}
 			if err := p.Source.Untrack(id); err != nil {
 				return nil, fmt.Errorf("pipeline: machine %s: ending the tracking of disk %s (%s): %w", p.Machine, d.Name, d.Path, err)
 			}
@@ -111,10 +115,15 @@ func (p *Pipeline) retrack(ctx context.Context) error {
 		if d == nil || !k.Gone && !k.Resized {
 			continue
 		}
+		// With the disk's maps goes the kernel's knowledge that it is in doubt.
+		whole := map[block.DiskID]bool{k.Disk: true}
+		p.doubt.merge(doubt{reason: p.doubt.reason, whole: whole})
+		if err := p.noteDoubt(p.doubt.reason, whole); err != nil {
+			return err
+		}
 		if err := p.Source.Untrack(k.Disk); err != nil {
 			return fmt.Errorf("pipeline: machine %s: disk %s (%s): %w", p.Machine, d.Name, d.Path, err)
 		}
-		p.doubt.merge(doubt{reason: p.doubt.reason, whole: map[block.DiskID]bool{k.Disk: true}})
 		d.problem = problem.New(problem.DiskGone, "attach it again, or unprotect it", "disk %s (%s) is gone", d.Name, d.Path)
 		if k.Gone {
 			continue // Wish looks for it
