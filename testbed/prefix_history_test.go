@@ -4,6 +4,7 @@ package testbed
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -53,8 +54,10 @@ func (p *pool) fill(ctx context.Context) error {
 		if p.random.Float64() >= poolShare {
 			continue
 		}
-		if err := p.past.Lock(ctx, q.Position, ""); err != nil {
-			return fmt.Errorf("point %v, just offered, cannot be locked: %w", q.Position, err)
+		if err := p.past.Lock(ctx, q.Position, ""); errors.Is(err, vault.ErrNoPoint) {
+			continue // so busy a machine that thinning was there first
+		} else if err != nil {
+			return err
 		}
 		p.points = append(p.points, q)
 	}
