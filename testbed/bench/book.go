@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -16,7 +17,9 @@ import (
 type book struct {
 	path string // "" keeps nothing
 	Rows []row  `json:"rows"`
-	made map[string]bool
+	// Proofs are what the tests that prove things found, by what they prove: flat objects.
+	Proofs map[string]map[string]any `json:"proofs,omitempty"`
+	made   map[string]bool
 }
 
 func openBook(path string) (*book, error) {
@@ -46,17 +49,53 @@ func (k *book) add(r row) error {
 	} else {
 		k.Rows[i] = r
 	}
+	return k.save()
+}
+
+// save writes the book down, if it has a place.
+func (k *book) save() error {
 	if k.path == "" {
 		return nil
 	}
 	b, err := json.MarshalIndent(k, "", " ")
 	if err != nil {
-		return fmt.Errorf("row %s: %w", r.ID, err)
+		return fmt.Errorf("%s: %w", k.path, err)
 	}
 	if err := os.WriteFile(k.path+".new", append(b, '\n'), 0o644); err != nil {
 		return err
 	}
 	return os.Rename(k.path+".new", k.path)
+}
+
+// takeProofs files what the tests that prove things left in this directory. Those of a
+// shortened run are no proof.
+func (k *book) takeProofs(dir string) error {
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		if strings.HasSuffix(file, "-short.json") {
+			continue
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		var found map[string]any
+		if err := json.Unmarshal(text, &found); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		what, ok := found["what"].(string)
+		if !ok {
+			continue // not a proof's
+		}
+		if k.Proofs == nil {
+			k.Proofs = map[string]map[string]any{}
+		}
+		k.Proofs[what] = found
+	}
+	return k.save()
 }
 
 // measured are the rows of this run.

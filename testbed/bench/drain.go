@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/understudy-dr/understudy/agent/capture"
 	"github.com/understudy-dr/understudy/pkg/block"
@@ -48,7 +51,11 @@ func newDrain(ctx context.Context, l *lab.Lab, device string, data bool) (*drain
 		cancel()
 		return nil, errors.Join(err, source.Remove())
 	}
-	go func() { d.done <- d.run(ctx, data) }()
+	go func() {
+		runtime.LockOSThread() // as in the agent, the thread that empties the ring has priority
+		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, -10)
+		d.done <- d.run(ctx, data)
+	}()
 	return d, nil
 }
 

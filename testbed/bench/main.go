@@ -34,6 +34,7 @@ func main() {
 	list := flag.Bool("list", false, "name the cases and end")
 	out := flag.String("json", "", "keep the rows in this file, with those of earlier runs")
 	page := flag.String("page", "", "write the page here, from the JSON")
+	proofs := flag.String("proofs", "testbed/out", "directory where tests that prove things leave what they found, for the page")
 	flag.Parse()
 	if *list {
 		for _, c := range cases {
@@ -42,7 +43,7 @@ func main() {
 		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	code := run(ctx, *bin, *only, *quick, *out, *page)
+	code := run(ctx, *bin, *only, *quick, *out, *page, *proofs)
 	stop()
 	os.Exit(code)
 }
@@ -74,7 +75,7 @@ var cases = []benchCase{
 	{"fleet", fleet},
 }
 
-func run(ctx context.Context, bin, only string, quick bool, out, page string) int {
+func run(ctx context.Context, bin, only string, quick bool, out, page, proofs string) int {
 	pattern, err := regexp.Compile(only)
 	if err == nil {
 		bin, err = filepath.Abs(bin)
@@ -91,7 +92,7 @@ func run(ctx context.Context, bin, only string, quick bool, out, page string) in
 	failed := b.measure(ctx, pattern)
 	printTable(os.Stdout, b.book.measured())
 	if page != "" {
-		failed = errors.Join(failed, writePage(page, b.book))
+		failed = errors.Join(failed, b.book.takeProofs(proofs), writePage(page, b.book))
 	}
 	switch {
 	case ctx.Err() != nil:
