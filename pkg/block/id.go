@@ -75,9 +75,12 @@ func (m *MachineID) UnmarshalText(b []byte) (err error) {
 }
 
 func parseID(what, s string) (id [idBytes]byte, err error) {
-	b, err := hex.DecodeString(s)
+	var b []byte
+	if len(s) == 2*idBytes {
+		b, err = hex.DecodeString(s)
+	}
 	if err != nil || len(b) != idBytes {
-		return id, fmt.Errorf("block: %q is not a %s id: want %d hexadecimal digits", s, what, 2*idBytes)
+		return id, fmt.Errorf("block: %.64q is not a %s id: want %d hexadecimal digits", s, what, 2*idBytes)
 	}
 	if id = [idBytes]byte(b); id == [idBytes]byte{} {
 		return id, fmt.Errorf("block: %q is not a %s id: all zero means unset", s, what)

@@ -37,8 +37,18 @@ func (p Position) String() string { return fmt.Sprintf("%d.%d", p.Epoch, p.Seq) 
 func ParsePosition(s string) (Position, error) {
 	var p Position
 	var rest string
+	if len(s) > maxPosition {
+		return p, notPosition(s)
+	}
 	if n, _ := fmt.Sscanf(s, "%d.%d%s", &p.Epoch, &p.Seq, &rest); n != 2 || p.String() != s {
-		return Position{}, fmt.Errorf("block: %q is not a log position: want EPOCH.SEQ, for example 3.1042", s)
+		return Position{}, notPosition(s)
 	}
 	return p, nil
+}
+
+// maxPosition is the length of the longest: two numbers of 20 digits and a dot.
+const maxPosition = 41
+
+func notPosition(s string) error {
+	return fmt.Errorf("block: %.64q is not a log position: want EPOCH.SEQ, for example 3.1042", s)
 }
