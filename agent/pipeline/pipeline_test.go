@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"math/rand/v2"
@@ -159,7 +160,7 @@ func (p *plant) welcome() wire.Welcome {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	h, _ := p.last()
-	w := wire.Welcome{Epoch: h.Epoch, Spooled: spooled, Committed: committed}
+	w := wire.Welcome{Epoch: h.Epoch, Spooled: spooled, Closed: h.Closed, Committed: committed}
 	for e, frames := range p.base {
 		if e >= w.BaseEpoch && len(frames) > 0 {
 			w.BaseEpoch, w.SpooledBase = e, uint64(len(frames))
@@ -504,6 +505,45 @@ func TestDoubtOutlivesTheAgent(t *testing.T) {
 		w.kill()
 		w.start(capture.Resume{Intact: true})
 		w.settled()
+		w.kill()
+	})
+}
+
+// TestAFutureThatNeverWasIsNoticed: the machine was set back to a snapshot, and has
+// written as much since as the future that the relay knows had. Its numbers fit, its
+// frames do not.
+func TestAFutureThatNeverWasIsNoticed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.start(capture.Resume{})
+		w.settled()
+		w.disconnect()
+		w.k.write(w.disks[0], 0)
+		time.Sleep(time.Second)
+		// The lost future: a frame of another time, with a write that the machine never made.
+		h, _ := w.plant.last()
+		b := frame.NewBuilder(block.MachineID{1})
+		b.Reset(frame.KindLog, h.Epoch, h.Last+1, time.Now())
+		if err := b.Add(w.disks[1], frame.OpWrite, block.Extent{Off: 5 * blockSize, Len: blockSize}, bytes.Repeat([]byte{9}, blockSize)); err != nil {
+			t.Fatal(err)
+		}
+		raw, err := b.Append(nil, h.Last+1, time.Now().Add(time.Millisecond), frame.CompressNever)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.plant.take(t, raw)
+		n := len(w.plant.log)
+		w.connect(context.Background())
+		for range 60 {
+			time.Sleep(time.Second)
+			w.plant.commit()
+		}
+		if s := w.p.Status(); s.Reason != string(frame.ReasonIdentityConflict) || s.Phase != desired.PhaseSteady {
+			t.Errorf("epoch %d began for %q and is %s, want identity-conflict", s.Epoch, s.Reason, s.Phase)
+		}
+		if img := w.plant.image(len(w.plant.log)); !slices.Equal(state(img, w.disks), w.k.history[len(w.k.history)-1]) {
+			t.Errorf("the newest point of %d frames (%d before) is not what the disks hold", len(w.plant.log), n)
+		}
 		w.kill()
 	})
 }

@@ -35,7 +35,7 @@ type pass struct {
 const (
 	// keptFindings are kept until newer ones push them out; the control plane takes them
 	// down with the first report that carries them.
-	keptFindings = 32
+	keptFindings = 16
 	// findingExtents and skippedExtents bound what is named of a disk.
 	findingExtents = 64
 	skippedExtents = 256

@@ -22,8 +22,7 @@ type witness struct{ p *Pipeline }
 type watch struct {
 	p       *Pipeline
 	disk    block.DiskID
-	within  block.Extent
-	written block.Set
+	written notes
 	// settling: the boundary is wanted, behind everything that was in the ring when the
 	// drains were counted.
 	settling bool
@@ -36,7 +35,7 @@ type watch struct {
 // Watch implements resync.Witness. It notes before it waits for what is in flight: a
 // write may only be noted too early, never too late.
 func (s witness) Watch(ctx context.Context, disk block.DiskID, within block.Extent) (resync.Watch, error) {
-	w := &watch{p: s.p, disk: disk, within: within, at: make(chan block.Position, 1), broken: make(chan struct{})}
+	w := &watch{p: s.p, disk: disk, written: newNotes(within), at: make(chan block.Position, 1), broken: make(chan struct{})}
 	err := s.p.call(ctx, func() error {
 		if ctx.Err() != nil || s.p.phase != desired.PhaseSteady || s.p.doubt != nil {
 			return errUnsteady
@@ -60,7 +59,7 @@ func (w *watch) Settle(ctx context.Context) (block.Position, *block.Set, error) 
 	select {
 	case at := <-w.at:
 		w.over = true
-		return at, &w.written, w.committed(ctx, at)
+		return at, w.written.set(), w.committed(ctx, at)
 	case <-w.broken:
 		return block.Position{}, nil, errUnsteady
 	case <-ctx.Done():
@@ -105,8 +104,8 @@ func (p *Pipeline) unwatch(w *watch) {
 // note takes a record that was just taken from the ring.
 func (p *Pipeline) note(r capture.Record) {
 	for _, w := range p.watches {
-		if r.Disk == w.disk && r.Overlaps(w.within) {
-			w.written.Add(r.Extent)
+		if r.Disk == w.disk {
+			w.written.add(r.Extent)
 		}
 	}
 }

@@ -58,9 +58,10 @@ type Prover interface {
 }
 
 const (
-	// roundSize is what one round of a stretch reads at once by 64 KiB: two seconds of
-	// a fast disk, so that little of it is written meanwhile.
-	roundSize = 512 << 20
+	// roundSize is the stretch that is read at once by 64 KiB. Its boundary has to be in
+	// the vault before it can be compared, and so have those of the tries that follow:
+	// some seconds each, whatever the size.
+	roundSize = 2 << 30
 	// retrySize is that of a round by 4 KiB; from the third round on retryLast.
 	retrySize = 16 << 20
 	retryLast = 1 << 20
@@ -76,6 +77,7 @@ type Proof struct {
 	witness Witness
 	prover  Prover
 	log     *slog.Logger
+	asks    chan struct{} // tickets to ask the prover
 	stop    func()
 	// Free is what was left out on the word of a mounted file system, bytes.
 	Free int64
@@ -99,6 +101,19 @@ type Verdict struct {
 	Damaged *block.Set
 }
 
+func newVerdict() Verdict {
+	return Verdict{Equal: block.NewSet(), Written: block.NewSet(), Absent: block.NewSet(), Differs: block.NewSet(), Damaged: block.NewSet()}
+}
+
+// add joins what was found of other blocks.
+func (v *Verdict) add(o Verdict) {
+	v.Equal.Union(o.Equal)
+	v.Written.Union(o.Written)
+	v.Absent.Union(o.Absent)
+	v.Differs.Union(o.Differs)
+	v.Damaged.Union(o.Damaged)
+}
+
 // OpenProof begins the proof of a disk, all of it but its free space and what is
 // excepted: stretches that capture does not see. Close it after use.
 func OpenProof(ctx context.Context, t Target, except *block.Set, w Witness, p Prover, opt Options) (*Proof, error) {
@@ -107,7 +122,7 @@ func OpenProof(ctx context.Context, t Target, except *block.Set, w Witness, p Pr
 		r.close()
 		return nil, err
 	}
-	q := &Proof{d: r.disks[0], witness: w, prover: p, log: r.log, Free: r.disks[0].may.Bytes() - r.disks[0].want.Bytes(), Mounted: r.disks[0].usage.Free != nil}
+	q := &Proof{d: r.disks[0], witness: w, prover: p, log: r.log, asks: r.asks, Free: r.disks[0].may.Bytes() - r.disks[0].want.Bytes(), Mounted: r.disks[0].usage.Free != nil}
 	if except != nil {
 		blind := block.NewSet()
 		for e := range except.All() {
@@ -136,7 +151,7 @@ func (q *Proof) Total(off int64) (n int64) {
 // Next proves the stretch of the disk from off on and returns where it ends: at the
 // disk's end when it is the last.
 func (q *Proof) Next(ctx context.Context, off int64) (Verdict, int64, error) {
-	v := Verdict{Equal: block.NewSet(), Written: block.NewSet(), Absent: block.NewSet(), Differs: block.NewSet(), Damaged: block.NewSet()}
+	v := newVerdict()
 	end := min(off+roundSize, q.d.Size)
 	left := block.NewSet()
 	for e := range q.d.want.Within(block.Extent{Off: off, Len: end - off}) {

@@ -19,7 +19,7 @@ import (
 // whole in the set, that differ or that the vault cannot give are in no set of the
 // verdict but Equal's complement: they are for a fine one.
 func (q *Proof) try(ctx context.Context, what *block.Set, granule int64) (Verdict, error) {
-	v := Verdict{Equal: block.NewSet(), Written: block.NewSet(), Absent: block.NewSet(), Differs: block.NewSet(), Damaged: block.NewSet()}
+	v := newVerdict()
 	all := what.Extents()
 	hull := block.Extent{Off: all[0].Off, Len: all[len(all)-1].End() - all[0].Off}
 	watch, err := q.witness.Watch(ctx, q.d.ID, hull)
@@ -43,12 +43,28 @@ func (q *Proof) try(ctx context.Context, what *block.Set, granule int64) (Verdic
 		}
 		return false
 	})
+	err = q.compare(ctx, &v, at, own, granule)
+	return v, err
+}
+
+// compare asks for the vault's hashes of the samples, some questions at once.
+func (q *Proof) compare(ctx context.Context, v *Verdict, at block.Position, own []sample, granule int64) error {
+	var mu sync.Mutex
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(asksAtOnce)
 	for _, question := range questions(own, granule) {
-		if err := q.ask(ctx, &v, at, question, granule); err != nil {
-			return v, err
-		}
+		g.Go(func() error {
+			answer := newVerdict()
+			if err := q.ask(ctx, &answer, at, question, granule); err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			v.add(answer)
+			return nil
+		})
 	}
-	return v, nil
+	return g.Wait()
 }
 
 // sample is a granule as the disk showed it.
@@ -133,7 +149,7 @@ func questions(own []sample, granule int64) (out [][]sample) {
 // the halves are asked for, down to what it cannot give.
 func (q *Proof) ask(ctx context.Context, v *Verdict, at block.Position, own []sample, granule int64) error {
 	hull := block.Extent{Off: own[0].Off, Len: own[len(own)-1].End() - own[0].Off}
-	theirs, err := q.prover.ProofHashes(ctx, at, q.d.ID, hull.Off, hull.Len, granule)
+	theirs, err := q.hashes(ctx, at, hull, granule)
 	switch {
 	case damaged(err) && len(own) > 1:
 		mid := len(own) / 2
@@ -157,4 +173,15 @@ func (q *Proof) ask(ctx context.Context, v *Verdict, at block.Position, own []sa
 		}
 	}
 	return nil
+}
+
+// hashes asks the vault, and leaves room for other askers of this machine.
+func (q *Proof) hashes(ctx context.Context, at block.Position, e block.Extent, granule int64) ([]block.Hash16, error) {
+	select {
+	case q.asks <- struct{}{}:
+		defer func() { <-q.asks }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	return q.prover.ProofHashes(ctx, at, q.d.ID, e.Off, e.Len, granule)
 }
