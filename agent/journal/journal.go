@@ -256,6 +256,18 @@ func (j *Journal) Reset(last block.Seq) {
 	j.more = make(chan struct{})
 }
 
+// Closing is the closing time of the retained frame that ends at this number; false if
+// none does.
+func (j *Journal) Closing(last block.Seq) (time.Time, bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	i := sort.Search(len(j.items), func(i int) bool { return j.items[i].Last >= last })
+	if i == len(j.items) || j.items[i].Last != last {
+		return time.Time{}, false
+	}
+	return j.items[i].closing(), true
+}
+
 // Stats is what a journal holds and has done since it was opened.
 type Stats struct {
 	MemoryBytes, MemorySize int64     // used and available in the memory stage

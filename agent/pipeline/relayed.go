@@ -18,8 +18,8 @@ import (
 //
 //   - the relay's position lies within what the journal retains: go on behind it;
 //   - the log knows no position (a new agent, or one that lost its memory): adopt it;
-//   - the relay is ahead: somebody else wrote this machine's log. Its position is
-//     adopted and everything is in doubt;
+//   - the relay is ahead, or has other frames under the same numbers: somebody else wrote
+//     this machine's log. Its position is adopted and everything is in doubt;
 //   - the relay is behind what the journal retains: it lost frames it had
 //     acknowledged. Its position is adopted; what is not in the vault is in doubt.
 func (p *Pipeline) Welcome(ctx context.Context, w wire.Welcome) (after block.Seq, err error) {
@@ -65,6 +65,12 @@ func (p *Pipeline) contradiction(w wire.Welcome) *doubt {
 			reason: frame.ReasonIdentityConflict, whole: p.all(),
 			detail: fmt.Sprintf("the relay has this machine's log up to %d.%d, the agent made it up to %s", w.Epoch, w.Spooled, p.w.at),
 		}
+	case p.foreign(w):
+		p.State.Unsure = true
+		return &doubt{
+			reason: frame.ReasonIdentityConflict, whole: p.all(),
+			detail: fmt.Sprintf("the relay has another history of this machine up to %d.%d than the agent, which made it up to %s: the machine was set back to a snapshot, or two have one identity", w.Epoch, w.Spooled, p.w.at),
+		}
 	case w.Spooled < p.committed: // the vault itself went back: it may hold none of what it had
 		p.State.Settled = nil
 		if w.Spooled == 0 {
@@ -90,6 +96,23 @@ func (p *Pipeline) owed(w wire.Welcome) uint64 {
 	default:
 		return 0
 	}
+}
+
+// foreign reports whether the relay's frames are not those of this log, though their
+// numbers fit: what lies beyond the last acknowledgement must be a frame that the journal
+// still holds, closed at the same moment, and of the epoch that the log was in there.
+func (p *Pipeline) foreign(w wire.Welcome) bool {
+	if p.doubt != nil && p.State.Began > p.w.at.Seq || w.Spooled < p.spooled {
+		return false // the log goes on in a new epoch anyway; or frames were lost
+	}
+	if p.State.Began > 0 && w.Spooled >= p.State.Began && w.Epoch != p.State.Epoch {
+		return true
+	}
+	if w.Spooled == p.spooled || w.Closed.UnixNano() <= 0 {
+		return false
+	}
+	at, held := p.Journal.Closing(w.Spooled)
+	return !held || !at.Equal(w.Closed)
 }
 
 func (p *Pipeline) lost(format string, args ...any) *doubt {

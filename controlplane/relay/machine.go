@@ -137,7 +137,7 @@ func (m *machine) welcome(build string) wire.Welcome {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return wire.Welcome{
-		Epoch: m.spooled.Epoch, Spooled: m.spooled.Seq, Committed: m.committed.Seq,
+		Epoch: m.spooled.Epoch, Spooled: m.spooled.Seq, Committed: m.committed.Seq, Closed: m.spooled.Closed,
 		BaseEpoch: base.Epoch, SpooledBase: base.Spooled, CommittedBase: base.Committed,
 		RPOTarget: m.policy.RPOTarget, Throttle: m.policy.Throttle, RelayVersion: build,
 	}

@@ -64,6 +64,9 @@ type Welcome struct {
 	Epoch     block.Epoch `json:"epoch"`
 	Spooled   block.Seq   `json:"spooled"`
 	Committed block.Seq   `json:"committed"`
+	// Closed is the closing time of the frame that ends at Spooled, by which the agent
+	// knows whether it is its own; zero from a relay that does not tell.
+	Closed time.Time `json:"closed,omitzero"`
 	// BaseEpoch is the newest epoch of which base frames have come; the two numbers
 	// count its base frames.
 	BaseEpoch     block.Epoch `json:"baseEpoch"`
