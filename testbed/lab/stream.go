@@ -21,6 +21,8 @@ import (
 type stream interface {
 	// name is unique in the lab: "ext4/log".
 	name() string
+	// on names the disks that it lives on.
+	on() []string
 	// open prepares to write on these mounts, behind the first done values.
 	open(mounts mounts, done uint64) (writer, error)
 	// prefix is the number up to which the mounts hold the values, 0 for none.

@@ -15,6 +15,8 @@ type logStream struct{ fs string }
 
 func (s logStream) name() string { return s.fs + "/log" }
 
+func (s logStream) on() []string { return []string{s.fs} }
+
 func (s logStream) size(n uint64) int64 { return int64(64 + spread(s.name(), n, 6000)) }
 
 func (s logStream) path(m mounts) string { return filepath.Join(m[s.fs], "app.log") }

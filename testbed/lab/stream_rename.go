@@ -16,6 +16,8 @@ const renameFiles = 64
 
 func (s renameStream) name() string { return s.fs + "/rename" }
 
+func (s renameStream) on() []string { return []string{s.fs} }
+
 func (s renameStream) at(n uint64) place { return place{s.fs, spread(s.name(), n, renameFiles)} }
 
 func (s renameStream) open(m mounts, _ uint64) (writer, error) {

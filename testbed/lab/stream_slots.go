@@ -29,6 +29,8 @@ const (
 
 func (s slotStream) name() string { return s.label }
 
+func (s slotStream) on() []string { return s.fs }
+
 func (s slotStream) at(n uint64) place {
 	return place{s.fs[n%uint64(len(s.fs))], spread(s.label, n, slotsPerFS)}
 }

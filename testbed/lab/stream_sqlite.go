@@ -23,6 +23,8 @@ type sqliteStream struct {
 
 func (s sqliteStream) name() string { return s.fs + "/" + s.dir }
 
+func (s sqliteStream) on() []string { return []string{s.fs} }
+
 func (s sqliteStream) path(m mounts) string { return filepath.Join(m[s.fs], s.dir, "app.db") }
 
 func (s sqliteStream) connect(m mounts) (*sql.DB, error) {

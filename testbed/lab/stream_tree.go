@@ -21,6 +21,8 @@ type treeStream struct{ fs string }
 
 func (s treeStream) name() string { return s.fs + "/tree" }
 
+func (s treeStream) on() []string { return []string{s.fs} }
+
 func (s treeStream) root(m mounts) string { return filepath.Join(m[s.fs], "tree") }
 
 func (s treeStream) open(m mounts, done uint64) (writer, error) {
