@@ -5,11 +5,14 @@ package testbed
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -72,11 +75,30 @@ func (r *rig) prove() (desired.Proof, int) {
 // proveEqual is prove for a replica that shall be equal, down to the disk at rest.
 func (r *rig) proveEqual() desired.Proof {
 	r.t.Helper()
+	agent, serve := r.cpu(r.machine.Agent), r.cpu(r.site.Serve)
 	p, code := r.prove()
+	gib := float64(p.Total) / (1 << 30)
+	r.t.Logf("%.0f MiB/s; CPU-s a GiB, the live machine's replication included: agent %.2f, control plane %.2f",
+		gib*1024/p.Ended.Sub(p.Began).Seconds(), (r.cpu(r.machine.Agent)-agent)/gib, (r.cpu(r.site.Serve)-serve)/gib)
 	if code != 0 || p.Result != desired.ProofEqual || p.Equal < 48*mib {
 		r.t.Fatalf("exit code %d, %+v", code, p)
 	}
 	return p
+}
+
+// cpu is what a process has used so far, in seconds.
+func (r *rig) cpu(p *lab.Process) float64 {
+	r.t.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID()))
+	r.must(err)
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	var ticks float64
+	for _, f := range fields[11:13] { // user and system time, in hundredths
+		n, err := strconv.ParseFloat(f, 64)
+		r.must(err)
+		ticks += n
+	}
+	return ticks / 100
 }
 
 // findings are what the machine's proofs found so far.

@@ -18,6 +18,14 @@
 //  5. When their last frame is spooled and every record captured until then is in the
 //     log, the base-complete mark follows: from here on every frame is a point.
 //  6. When the vault has that mark, the retained dirty maps are forgotten.
+//
+// # Proofs
+//
+// In the steady state a proof may run beside the log (prove.go): agent/resync compares
+// disks with the vault, and the consumer is its witness of what is written meanwhile
+// (witness.go). A difference is marked dirty in the kernel, written down as an epoch that
+// has not begun, and raised as a doubt: the next epoch repairs it, also after a crash of
+// the agent. A proof is broken off by every doubt and goes on where it was.
 package pipeline
 
 import (
