@@ -83,7 +83,7 @@ func (s *scrubbed) start(resume capture.Resume) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
 	s.left.Go(func() {
-		if err := s.p.Run(ctx); err != nil {
+		if err := s.p.Run(ctx); err != nil && !errors.Is(err, errPowerless) {
 			s.t.Error(err)
 		}
 	})
@@ -509,4 +509,50 @@ func proveWithKills(t *testing.T, seed uint64, dir string) {
 	if v := s.verify(); v.Last.Result != desired.ProofEqual {
 		t.Fatalf("after the repair: %+v, events %v", v.Last, s.events)
 	}
+}
+
+var errPowerless = errors.New("the agent dies here")
+
+// mortal is a capture whose agent dies when it would begin an epoch.
+type mortal struct {
+	capture.Source
+	now *atomic.Bool
+}
+
+func (m mortal) Arm(ctx context.Context) (capture.Armed, error) {
+	if m.now.Load() {
+		return capture.Armed{}, errPowerless
+	}
+	return m.Source.Arm(ctx)
+}
+
+// TestDifferenceOutlivesItsAgent: an agent that dies between finding a difference and
+// beginning the epoch that repairs it leaves the next one no choice.
+func TestDifferenceOutlivesItsAgent(t *testing.T) {
+	dir := memoryDir(t)
+	synctest.Test(t, func(t *testing.T) {
+		dies := new(atomic.Bool)
+		s := newScrubbed(t, 1, dir, func(c capture.Source) capture.Source { return mortal{c, dies} })
+		defer func() { s.stop() }()
+		s.steady()
+		at := block.DiskExtent{Disk: s.disks[1], Extent: block.Extent{Off: (proofCells - 32) * capturetest.Cell, Len: 4096}}
+		s.k.Write(1, proofCells-32, 8, 1, frame.OpWrite, 0)
+		time.Sleep(2 * time.Second)
+		s.v.mu.Lock()
+		s.v.spoilt, s.v.until = &at, s.p.Status().Epoch
+		s.v.mu.Unlock()
+		dies.Store(true)
+		s.wished.Once++
+		s.wish(context.Background())
+		time.Sleep(20 * time.Second) // found, and died
+		s.stop()
+		dies.Store(false)
+		s.start(capture.Resume{Intact: true})
+		s.await("repaired", func(p *desired.Protection) bool {
+			return p.Phase == desired.PhaseSteady && p.Epoch == s.v.until+1 && p.Reason == string(frame.ReasonScrubDifference)
+		})
+		if v := s.verify(); v.Last.Result != desired.ProofEqual || len(v.Findings) != 1 || v.Findings[0].At.Epoch != s.v.until {
+			t.Fatalf("%+v, found %+v, events %v", v.Last, v.Findings, s.events)
+		}
+	})
 }
