@@ -159,6 +159,7 @@ func (s *Server) finish(m *machine, b batch) {
 		m.log = m.log[len(b.frames):]
 		m.logBytes -= bytes
 		m.committed = spool.LogPosition{Position: last.Position(), Closed: last.Closed}
+		entries = append(entries, m.dropBases(last.Epoch)...)
 	}
 	m.session.poke()
 	m.mu.Unlock()

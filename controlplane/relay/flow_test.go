@@ -228,11 +228,33 @@ func TestBasesOfTwoEpochs(t *testing.T) {
 	base := a.join(wire.Base)
 	log.send(a.begin())
 	base.send(a.base(1, 512), a.base(2, 512))
+	s.eventually("spooled", func() bool { return base.acked().Spooled == 2 })
 	log.send(a.begin())
 	base.send(a.base(1, 1024), a.base(2, 1024))
 	log.send(a.complete(2))
 	a.arrived()
 	if a, b := len(s.vault.Base(a.machine, 1)), len(s.vault.Base(a.machine, 2)); a != 2 || b != 2 {
+		t.Errorf("%d and %d base frames", a, b)
+	}
+}
+
+// TestALateBaseIsAcknowledgedAndDropped: base frames of an epoch that is over in the
+// vault must not change what lies below the next one: its copies are compared with it.
+func TestALateBaseIsAcknowledgedAndDropped(t *testing.T) {
+	s := newStage(t, nil)
+	a := s.agent()
+	log := a.open(wire.Log)
+	base := a.join(wire.Base)
+	log.send(a.begin())
+	late := a.base(1, 512)
+	log.send(a.begin())
+	s.eventually("the second epoch is in the vault", func() bool { return s.vault.State(a.machine).Last.Epoch == 2 })
+	base.send(late)
+	s.eventually("spooled", func() bool { return base.acked().Spooled == 1 })
+	base.send(a.base(1, 1024))
+	log.send(a.complete(1))
+	a.arrived()
+	if a, b := len(s.vault.Base(a.machine, 1)), len(s.vault.Base(a.machine, 2)); a != 0 || b != 1 {
 		t.Errorf("%d and %d base frames", a, b)
 	}
 }

@@ -40,7 +40,9 @@ func (s *Server) take(c *channel, buf *[]byte) error {
 			c.cancel(err)
 			return
 		}
-		c.m.durable(e, time.Now())
+		if c.m.durable(e, time.Now()) {
+			s.spool.Free(e)
+		}
 		s.metrics.took(e)
 		s.plan(c.m)
 	})

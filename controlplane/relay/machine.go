@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -102,19 +103,42 @@ func (m *machine) accept(e *spool.Entry) (replay bool, refusal *wire.Error) {
 	return replay, refusal
 }
 
-// durable notes that an accepted frame is spooled.
-func (m *machine) durable(e *spool.Entry, now time.Time) {
+// durable notes that an accepted frame is spooled. It reports whether the frame is of no
+// use: its epoch is over (see dropBases). The agent is told of it all the same.
+func (m *machine) durable(e *spool.Entry, now time.Time) (stale bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.counts.add(e, now)
 	if e.Base() {
 		m.baseSpooled = spool.BasePosition{Epoch: e.Header.Epoch, N: uint64(e.Header.Last)}
-		m.base = append(m.base, waiting{e, now})
+		if stale = e.Header.Epoch < m.committed.Epoch; stale {
+			m.baseBytes -= int64(e.Size)
+		} else {
+			m.base = append(m.base, waiting{e, now})
+		}
 	} else {
 		m.spooled = spool.LogPosition{Position: e.Header.Position(), Closed: e.Header.Closed}
 		m.log = append(m.log, waiting{e, now})
 	}
 	m.session.poke()
+	return stale
+}
+
+// dropBases takes out the base frames of all epochs before this one, which has begun in
+// the vault. What the vault has of them must not change any more: the copies of the new
+// epoch compare the disks with it and send what differs. mu is held.
+func (m *machine) dropBases(before block.Epoch) (out []*spool.Entry) {
+	keep := m.base[:0:0]
+	for _, w := range m.base {
+		if w.Header.Epoch < before {
+			out = append(out, w.Entry)
+			m.baseBytes -= int64(w.Size)
+		} else {
+			keep = append(keep, w)
+		}
+	}
+	m.base = keep
+	return out
 }
 
 // ack is what a channel's agent should know now; credit is the channel's own.
@@ -150,11 +174,15 @@ func (m *machine) drained() bool {
 	return m.accepted.Position == m.spooled.Position && m.baseAccepted == m.baseSpooled
 }
 
-// held reports whether a base-complete mark must wait: it is never committed before
-// the base frames it counts. The exception is a mark whose base can no longer come,
+// held reports whether a mark must wait: one that begins an epoch until what is here of
+// the bases before it is in the vault, for after it they are of no use (see dropBases); a
+// base-complete mark is never committed before the base frames it counts. The exception is a mark whose base can no longer come,
 // because not all of it was spooled and a newer epoch has begun behind it: the vault
 // offers no point of such an epoch, and the log must go on. mu is held.
 func (m *machine) held(e *spool.Entry) (wait, hopeless bool) {
+	if e.Mark == frame.MarkEpochBegin {
+		return len(m.base) > 0 && m.base[0].Header.Epoch < e.Header.Epoch && m.begun(m.base[0].Header.Epoch), false
+	}
 	if e.Mark != frame.MarkBaseComplete || m.bases[e.Header.Epoch] >= e.BaseFrames {
 		return false, false
 	}
@@ -166,4 +194,12 @@ func (m *machine) held(e *spool.Entry) (wait, hopeless bool) {
 	}
 	hopeless = have < e.BaseFrames && m.accepted.Epoch > e.Header.Epoch
 	return !hopeless, hopeless
+}
+
+// begun reports whether the epoch has begun in the vault, or will with what is here. mu
+// is held.
+func (m *machine) begun(e block.Epoch) bool {
+	return e <= m.committed.Epoch || slices.ContainsFunc(m.log, func(w waiting) bool {
+		return w.Mark == frame.MarkEpochBegin && w.Header.Epoch == e
+	})
 }

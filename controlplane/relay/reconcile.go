@@ -48,6 +48,7 @@ func (m *machine) dropCommitted(st State) []*spool.Entry {
 		m.logBytes -= int64(m.log[0].Size)
 		m.log = m.log[1:]
 	}
+	out = append(out, m.dropBases(st.Last.Epoch)...)
 	keep := m.base[:0:0]
 	for _, w := range m.base {
 		if uint64(w.Header.Last) <= st.base(w.Header.Epoch) {
@@ -77,6 +78,9 @@ func (m *machine) fits(st State) bool {
 		return false
 	}
 	if len(m.base) == 0 {
+		if m.baseSpooled.Epoch < st.Last.Epoch {
+			return true // of an epoch that is over: no more of it will come
+		}
 		return m.baseAccepted != m.baseSpooled || m.baseSpooled.N == st.base(m.baseSpooled.Epoch)
 	}
 	for i, w := range m.base {

@@ -184,6 +184,10 @@ func placementOf(id block.MachineID, list []*frame.Frame) placement {
 
 func (p placement) extend(c *catalog, list []*frame.Frame, size int64) (*catalog, error) {
 	if p.kind == sealed.KindBase {
+		// What lies below an epoch must stay as it was when its copies were compared with it.
+		if e := list[0].Epoch; e < c.last.pos.Epoch {
+			return nil, fmt.Errorf("%w: base frames of epoch %d of machine %s come after epoch %d has begun", ErrContinuity, e, c.machine, c.last.pos.Epoch)
+		}
 		return c.withBase(list[0].Epoch, p.key, list)
 	}
 	return c.withLog(p.key, size, list)
