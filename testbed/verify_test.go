@@ -319,3 +319,14 @@ func (r *rig) untilProof(once uint64) desired.Proof {
 		return v.Protection != nil && v.Protection.Verify != nil && v.Protection.Verify.Last != nil && v.Protection.Verify.Last.Once >= once
 	}).Protection.Verify.Last
 }
+
+// TestVerifyCost: what a proof costs with nothing else going on.
+func TestVerifyCost(t *testing.T) {
+	r := scrubRig(t, setup{quiet: true, size: 640 * mib, before: func(r *rig) { r.fill(0, 560*mib, 9) }})
+	r.untilPoint(time.Now())
+	for range 2 { // the second finds the vault's merged runs, if a thinning has come
+		if p := r.proveEqual(); p.Written > 4*mib {
+			t.Errorf("%d bytes were written during each try on a machine at rest", p.Written)
+		}
+	}
+}
