@@ -14,14 +14,16 @@ import (
 )
 
 // Welcome compares the relay's position with the log's and returns the sequence
-// number behind which frames are to be sent. Four things can be:
+// number behind which frames are to be sent. Five things can be:
 //
 //   - the relay's position lies within what the journal retains: go on behind it;
 //   - the log knows no position (a new agent, or one that lost its memory): adopt it;
 //   - the relay is ahead, or has other frames under the same numbers: somebody else wrote
 //     this machine's log. Its position is adopted and everything is in doubt;
 //   - the relay is behind what the journal retains: it lost frames it had
-//     acknowledged. Its position is adopted; what is not in the vault is in doubt.
+//     acknowledged. Its position is adopted; what is not in the vault is in doubt;
+//   - the relay's position is of an epoch that the log had not reached or had left
+//     there: what it has is adopted, and everything is in doubt.
 func (p *Pipeline) Welcome(ctx context.Context, w wire.Welcome) (after block.Seq, err error) {
 	return w.Spooled, p.call(ctx, func() error { return p.welcome(w) })
 }
@@ -79,10 +81,36 @@ func (p *Pipeline) contradiction(w wire.Welcome) *doubt {
 		return p.lost("the relay has the log up to %d, frames up to %d were in the vault", w.Spooled, p.committed)
 	case oldest > 0 && w.Spooled+1 < oldest, oldest == 0 && w.Spooled < p.w.at.Seq:
 		return p.lost("the relay has the log up to %d, frames up to %d were acknowledged as spooled", w.Spooled, p.spooled)
+	case !p.continues(w):
+		d := p.lost("the relay has the log up to %d.%d, which is not of this agent's: another relay wrote there", w.Epoch, w.Spooled)
+		d.whole = p.all()
+		return d
 	case p.owed(w) > p.base.spooled:
 		return p.lost("the relay has %d base frames of epoch %d, %d were acknowledged as spooled", p.base.spooled, p.State.Epoch, p.owed(w))
 	}
 	return nil
+}
+
+// continues reports whether the relay's position is one of the log, and not only its
+// number: where two relays take turns, one may have frames that the agent has given up.
+func (p *Pipeline) continues(w wire.Welcome) bool {
+	if w.Spooled >= p.State.Began {
+		return w.Epoch == p.State.Epoch
+	}
+	over, cancel := context.WithCancel(context.Background())
+	cancel() // what is there comes at once
+	raw, err := p.Journal.Next(over, w.Spooled)
+	if err != nil {
+		return true // there is nothing to compare with
+	}
+	f, err := frame.Parse(raw)
+	if err != nil {
+		return true
+	}
+	if m, err := f.Mark(); err == nil && m.Type == frame.MarkEpochBegin {
+		return f.Epoch > w.Epoch
+	}
+	return f.Epoch == w.Epoch
 }
 
 // owed is how many base frames of the epoch were spooled, as long as the vault may not
