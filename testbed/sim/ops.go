@@ -40,7 +40,9 @@ func (w *world) writeOnce(rng *rand.Rand) {
 	if rng.IntN(3) == 0 {
 		after = time.Duration(1+rng.IntN(120)) * time.Millisecond
 	}
-	k.Write(disk, rng.IntN(k.Cells(disk)), 1+rng.IntN(8), 1+rng.IntN(3), op, after)
+	cell, n, parts := rng.IntN(k.Cells(disk)), 1+rng.IntN(8), 1+rng.IntN(3)
+	w.note("    %s cells %d..%d of disk %d in %d records, done after %v", op, cell, cell+n-1, disk, parts, after)
+	k.Write(disk, cell, n, parts, op, after)
 }
 
 func (w *world) idle(op Op, _ *rand.Rand) { w.pass(op.D) }

@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"slices"
@@ -121,7 +122,8 @@ func (o *oracle) at(p vault.Point) string {
 func (o *oracle) judgePoint(p vault.Point) {
 	img, err := o.image(p.Position)
 	if err != nil {
-		if !errors.Is(err, vault.ErrNoPoint) || !o.w.thinner.running() {
+		// A thinning may have let go of it since the points were listed.
+		if !errors.Is(err, vault.ErrNoPoint) || !o.w.thinner.running() && !o.may[p.Position] {
 			o.w.fail("point %v cannot be read: %v", p.Position, err)
 		}
 		return
@@ -184,6 +186,20 @@ func (o *oracle) newest() bool {
 	p := points[len(points)-1]
 	img, err := o.image(p.Position)
 	return err == nil && o.w.machine.kernel.Now().After(p.Time) && o.w.machine.kernel.Holds(img)
+}
+
+// distance says how the newest point differs from what the disks hold.
+func (o *oracle) distance() string {
+	points := o.points(o.vault)
+	if len(points) == 0 {
+		return "no point is offered"
+	}
+	p := points[len(points)-1]
+	img, err := o.image(p.Position)
+	if err != nil {
+		return err.Error()
+	}
+	return fmt.Sprintf("point %v of %s %s", p.Position, o.at(p), o.w.machine.kernel.Distance(img))
 }
 
 // judge is the last judgement, when everything is well again.

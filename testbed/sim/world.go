@@ -384,7 +384,7 @@ func (w *world) standing() string {
 			w.note("relay %s: %+v, spool %+v", r.name, st, r.relay.Spool())
 		}
 	}
-	return fmt.Sprintf("phase %s, epoch %d (%s), last %d, spooled %d, committed %d, problem %v", s.Phase, s.Epoch, s.Reason, s.LastSeq, s.Spooled, s.Committed, s.Problem)
+	return fmt.Sprintf("phase %s, epoch %d (%s), last %d, spooled %d, committed %d, problem %v; %s", s.Phase, s.Epoch, s.Reason, s.LastSeq, s.Spooled, s.Committed, s.Problem, w.oracle.distance())
 }
 
 // createVault makes the vault all processes share.

@@ -80,15 +80,13 @@ func (h *History) acknowledge(changes []int) {
 	}
 }
 
-// become makes what the disks hold the next state: after a power cut, or what was
-// written behind the machine's back.
-func (h *History) become(contents [][]uint64) {
+// become makes what a disk holds the next state: after a power cut, or what was written
+// behind the machine's back.
+func (h *History) become(disk int, content []uint64) {
 	at := time.Now()
 	h.add(change{begun: at, acked: at}, func(sums []uint64) {
-		for disk, content := range contents {
-			for cell, v := range content {
-				h.set(sums, disk, cell, v)
-			}
+		for cell, v := range content {
+			h.set(sums, disk, cell, v)
 		}
 	})
 }

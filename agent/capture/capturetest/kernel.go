@@ -10,6 +10,7 @@ package capturetest
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -287,19 +288,13 @@ func (k *Kernel) PowerCut(rng *rand.Rand) {
 	for _, d := range k.disks {
 		d.untrack()
 	}
-	k.history.become(k.contents())
+	for i, d := range k.disks {
+		k.history.become(i, d.content)
+	}
 }
 
 func (d *disk) untrack() {
 	d.tracked, d.left, d.suspect, d.current, d.retained = false, false, false, block.Set{}, block.Set{}
-}
-
-func (k *Kernel) contents() [][]uint64 {
-	var all [][]uint64
-	for _, d := range k.disks {
-		all = append(all, d.content)
-	}
-	return all
 }
 
 // Grow makes a disk larger.
@@ -333,7 +328,7 @@ func (k *Kernel) Attach(disk int, changed ...int) {
 		d.content[c%len(d.content)] = k.counter
 	}
 	if len(changed) > 0 {
-		k.history.become(k.contents())
+		k.history.become(disk, d.content)
 	}
 }
 
@@ -359,4 +354,21 @@ func (k *Kernel) Holds(img Image) bool {
 		}
 	}
 	return true
+}
+
+// Distance says how an image differs from what the disks hold.
+func (k *Kernel) Distance(img Image) string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for i, d := range k.disks {
+		if int64(len(img[i])) != d.Size {
+			return fmt.Sprintf("has %d bytes of disk %s, which has %d", len(img[i]), d.Name, d.Size)
+		}
+		for cell, v := range k.history.now[i] {
+			if got := binary.LittleEndian.Uint64(img[i][cell*Cell:]); got != v {
+				return fmt.Sprintf("has %d in cell %d of disk %s, which holds %d", got, cell, d.Name, v)
+			}
+		}
+	}
+	return "is what the disks hold"
 }
