@@ -18,7 +18,7 @@ type book struct {
 	path string // "" keeps nothing
 	Rows []row  `json:"rows"`
 	// Proofs are what the tests that prove things found, by what they prove: flat objects.
-	Proofs map[string]map[string]any `json:"proofs,omitempty"`
+	Proofs map[string]json.RawMessage `json:"proofs,omitempty"`
 	made   map[string]bool
 }
 
@@ -82,18 +82,17 @@ func (k *book) takeProofs(dir string) error {
 		if err != nil {
 			return err
 		}
-		var found map[string]any
+		var found struct{ What string }
 		if err := json.Unmarshal(text, &found); err != nil {
 			return fmt.Errorf("%s: %w", file, err)
 		}
-		what, ok := found["what"].(string)
-		if !ok {
+		if found.What == "" {
 			continue // not a proof's
 		}
 		if k.Proofs == nil {
-			k.Proofs = map[string]map[string]any{}
+			k.Proofs = map[string]json.RawMessage{}
 		}
-		k.Proofs[what] = found
+		k.Proofs[found.What] = text
 	}
 	return k.save()
 }

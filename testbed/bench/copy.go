@@ -216,7 +216,7 @@ func (c *copying) file() error {
 			if part.suffix != "" {
 				script = p.again
 			}
-			r.ID, r.What = fmt.Sprintf("copy/%s/%s/%s", c.id, part.name, p.name), fmt.Sprintf("%s, speed ÷ %s", part.what, p.name)
+			r.ID, r.What = fmt.Sprintf("copy/%s/%s/%s", c.id, part.name, p.name), fmt.Sprintf("%s disk, %s, speed ÷ %s", c.id, part.what, p.name)
 			r.Value, r.Theirs, r.Tools = spreadOf(ratios(theirs, mine)), number(median(theirs))+" s", []string{c.versions[i] + ": " + strings.TrimSuffix(script, durable)}
 			if err := c.add(r); err != nil {
 				return err
@@ -225,7 +225,7 @@ func (c *copying) file() error {
 		if len(c.peers) == 0 {
 			continue
 		}
-		r.ID, r.What, r.Tools, r.Target = fmt.Sprintf("copy/%s/%s/fastest", c.id, part.name), part.what+", speed ÷ the fastest of them", nil, part.target
+		r.ID, r.What, r.Tools, r.Target = fmt.Sprintf("copy/%s/%s/fastest", c.id, part.name), c.id+" disk, "+part.what+", speed ÷ the fastest of them", nil, part.target
 		r.Value, r.Theirs = spreadOf(ratios(fastest, mine)), number(median(fastest))+" s"
 		if err := c.add(r); err != nil {
 			return err

@@ -20,9 +20,18 @@ func fleet(ctx context.Context, b *bench) error {
 }
 
 const (
-	fleetFrame = 256 * kib // of a busy agent
-	beatFrame  = 64 * kib  // of one that writes steadily
+	mostFrame = 256 * kib // of a busy agent
+	beatFrame = 64 * kib  // of one that writes steadily
 )
+
+// busyFrame is smaller where so many share what is taken that few frames of the largest
+// would be left for each.
+func busyFrame(agents int) int {
+	if agents > 100 {
+		return beatFrame
+	}
+	return mostFrame
+}
 
 func (b *bench) fleetOf(ctx context.Context, s *stage, n int) error {
 	length := pick(b, 10*time.Second, 3*time.Second)
@@ -91,7 +100,7 @@ func (f *fleetRun) steady(ctx context.Context, length time.Duration) error {
 // busy has all agents send as much as the control plane takes.
 func (f *fleetRun) busy(ctx context.Context, length time.Duration) error {
 	for _, a := range f.agents {
-		a.begin(fleetFrame, 0, time.Now())
+		a.begin(busyFrame(f.n), 0, time.Now())
 	}
 	if err := sleep(ctx, length/4); err != nil { // until the credit is used up
 		return err
@@ -130,7 +139,7 @@ func (f *fleetRun) fileBusy(throughput, fairness, peak float64) error {
 			r.Target = 1024
 		}
 		r.ID, r.What, r.Rounds = fmt.Sprintf("fleet/%d/%s", f.n, r.ID), fmt.Sprintf("%d agents: %s", f.n, r.What), 1
-		r.Note = fmt.Sprintf("frames of %d KiB, incompressible, as fast as the control plane takes them; the agents run on the same processors", fleetFrame/kib)
+		r.Note = fmt.Sprintf("frames of %d KiB, incompressible, as fast as the control plane takes them; the agents run on the same processors", busyFrame(f.n)/kib)
 		if err := f.add(r); err != nil {
 			return err
 		}

@@ -54,7 +54,7 @@ func guestOn(ctx context.Context, b *bench, id, name string, flags []string, tar
 			return err
 		}
 		g := &guest{bench: b, stage: s, id: id, disk: d, machine: m, targets: targets, lost: map[string]int{},
-			length: pick(b, 1500*time.Millisecond, 400*time.Millisecond),
+			length: pick(b, 800*time.Millisecond, 300*time.Millisecond),
 			jobs: []fioJob{
 				{name: "4k-qd1", rw: "randwrite", bs: "4k", depth: 1, more: flags},
 				{name: "4k-qd16", rw: "randwrite", bs: "4k", depth: 16, more: flags},
@@ -103,7 +103,7 @@ func (g *guest) file(got series, job, mode, figure string) error {
 	plain, protected := got.of(off, key), got.of(mode, key)
 	noise := spreadOf(ratios(got.of(again, key), plain))
 	r := row{
-		ID: fmt.Sprintf("guest/%s/%s/%s/%s", g.id, job, mode, figure), What: fmt.Sprintf("%s %s, %s ÷ unprotected", job, figure, modes[mode]),
+		ID: fmt.Sprintf("guest/%s/%s/%s/%s", g.id, job, mode, figure), What: fmt.Sprintf("%s, %s %s, %s ÷ unprotected", g.id, job, figure, modes[mode]),
 		Unit: "×", Better: lower, Value: spreadOf(ratios(protected, plain)), Noise: &noise, Rounds: len(plain),
 		Ours: number(median(protected)) + " µs", Theirs: number(median(plain)) + " µs",
 	}
@@ -121,7 +121,7 @@ func (g *guest) file(got series, job, mode, figure string) error {
 }
 
 // jobsOn runs all jobs and calls after with the name of each.
-func (g *guest) jobsOn(ctx context.Context, after func(job string)) (sample, error) {
+func (g *guest) jobsOn(ctx context.Context, after func(job string) error) (sample, error) {
 	out := sample{}
 	for _, j := range g.jobs {
 		got, err := fio(ctx, g.disk.Device, j, g.length)
@@ -131,13 +131,15 @@ func (g *guest) jobsOn(ctx context.Context, after func(job string)) (sample, err
 		for figure, v := range got {
 			out[j.name+" "+figure] = v
 		}
-		after(j.name)
+		if err := after(j.name); err != nil {
+			return nil, err
+		}
 	}
 	return out, nil
 }
 
 func (g *guest) unprotected(ctx context.Context, _ int) (sample, error) {
-	return g.jobsOn(ctx, func(string) {})
+	return g.jobsOn(ctx, func(string) error { return nil })
 }
 
 // captured protects the disk by a drain.
@@ -147,18 +149,20 @@ func (g *guest) captured(mode string, data bool) func(context.Context, int) (sam
 		if err != nil {
 			return nil, err
 		}
-		seen := int64(0)
-		out, err := g.jobsOn(ctx, func(job string) {
-			if n := d.lost.Load(); n > seen {
+		before := int64(0)
+		out, err := g.jobsOn(ctx, func(job string) error {
+			if n := d.lost.Load(); n > before {
 				g.lost[mode+" "+job]++
-				seen = n
+				before = n
 			}
+			return nil
 		})
 		return out, errors.Join(err, d.end())
 	}
 }
 
 // protected protects the disk by the agent, and has the control plane take what comes.
+// An agent that falls back is waited for before the next job.
 func (g *guest) protected(ctx context.Context, _ int) (sample, error) {
 	start := time.Now()
 	if err := errors.Join(g.site.Serve.Signal(syscall.SIGCONT), g.machine.Agent.Start()); err != nil {
@@ -167,14 +171,15 @@ func (g *guest) protected(ctx context.Context, _ int) (sample, error) {
 	if err := g.pointAfter(ctx, g.machine, start); err != nil {
 		return nil, err
 	}
-	seen := interruptions(g.machine)
-	out, err := g.jobsOn(ctx, func(job string) {
-		if n := interruptions(g.machine); n > seen {
-			g.lost[shipped+" "+job]++
-			seen = n
-			err := g.pointAfter(ctx, g.machine, time.Now())
-			_ = err // the next sample shows it: it would fail the same way
+	before := interruptions(g.machine)
+	out, err := g.jobsOn(ctx, func(job string) error {
+		n := interruptions(g.machine)
+		if n == before {
+			return nil
 		}
+		g.lost[shipped+" "+job]++
+		before = n
+		return g.pointAfter(ctx, g.machine, time.Now())
 	})
 	return out, errors.Join(err, g.withdraw(ctx))
 }

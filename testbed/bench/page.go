@@ -4,7 +4,6 @@ import (
 	"cmp"
 	_ "embed"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -49,7 +48,9 @@ var notesText string
 func writePage(path string, k *book) error {
 	p := &page{notes: parseNotes(notesText)}
 	p.head(k)
-	p.proofs(k.Proofs)
+	if err := p.proofs(k.Proofs); err != nil {
+		return err
+	}
 	for _, g := range groups {
 		p.group(g, rowsBelow(k.Rows, g.name))
 	}
@@ -90,43 +91,6 @@ A ratio comes from things done in turns within one run; it is the median over th
 	}
 }
 
-// proofs are tables of what each test found.
-func (p *page) proofs(found map[string]map[string]any) {
-	if len(found) == 0 {
-		return
-	}
-	p.printf("\n## Proofs\n")
-	for _, what := range slices.Sorted(maps.Keys(found)) {
-		p.printf("\n**%s**", what)
-		if d, ok := found[what]["date"].(string); ok {
-			p.printf(", %s", strings.TrimSuffix(d[:min(16, len(d))], "T"))
-		}
-		if kernel, ok := found[what]["kernel"].(string); ok {
-			p.printf(", Linux %s", kernel)
-		}
-		p.printf(".")
-		if n := p.noteOn("proof/" + what); n != "" {
-			p.printf(" %s", n)
-		}
-		p.printf("\n\n| | |\n|---|---|\n")
-		for _, key := range slices.Sorted(maps.Keys(found[what])) {
-			if !slices.Contains([]string{"what", "date", "kernel"}, key) {
-				p.printf("| %s | %s |\n", strings.ReplaceAll(key, "_", " "), plain(found[what][key]))
-			}
-		}
-	}
-}
-
-// plain is a value of a proof as people write it.
-func plain(v any) string {
-	if f, ok := v.(float64); ok && f == float64(int64(f)) && f < 1<<53 {
-		return thousands(fmt.Sprintf("%.0f", f))
-	} else if ok {
-		return number(f)
-	}
-	return fmt.Sprint(v)
-}
-
 func (p *page) group(g group, rows []row) {
 	if len(rows) == 0 {
 		return
@@ -135,7 +99,7 @@ func (p *page) group(g group, rows []row) {
 	if n := p.noteOn(g.name); n != "" {
 		p.printf("%s\n\n", n)
 	}
-	p.printf("| figure | what | median | better | rounds | noise | ours | theirs | target | measured |\n|---|---|---|---|---|---|---|---|---|---|\n")
+	p.printf("| figure | what | median | better | samples | noise | ours | theirs | target | measured |\n|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, r := range rows {
 		c := cells(r)
 		p.printf("| `%s` | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", strings.TrimPrefix(r.ID, g.name+"/"), c[0], c[1], c[2], c[3], c[4], c[6], c[7], c[5], p.measured(r))
@@ -226,5 +190,7 @@ func rowsBelow(rows []row, name string) (out []row) {
 // caseOf is where a row's id belongs: rows that were measured again later stay with
 // their kind, which stays in the order in which it was measured first.
 func caseOf(id string) int {
-	return slices.IndexFunc(cases, func(c benchCase) bool { return strings.HasPrefix(id, c.name+"/") })
+	return slices.IndexFunc(cases, func(c benchCase) bool {
+		return slices.ContainsFunc(strings.Split(c.name, "+"), func(name string) bool { return strings.HasPrefix(id, name+"/") })
+	})
 }

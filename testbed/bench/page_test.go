@@ -11,7 +11,7 @@ import (
 func TestPage(t *testing.T) {
 	dir := t.TempDir()
 	proofs := map[string]string{
-		"prefix.json":       `{"what":"prefix proof","date":"2026-11-23T21:43:34Z","kernel":"6.18","points":200,"control_delayed_share":0.02}`,
+		"prefix.json":       `{"what":"prefix proof","date":"2026-11-23T21:43:34Z","kernel":"6.18","seed":5755506704107218137,"points":12000,"control_delayed_share":0.2}`,
 		"prefix-short.json": `{"what":"prefix proof","points":7}`,
 		"other.json":        `{"rows":[]}`,
 	}
@@ -40,7 +40,7 @@ func TestPage(t *testing.T) {
 	}
 	text := string(b)
 	for _, want := range []string{
-		"**prefix proof**, 2026-11-23T21:43, Linux 6.18.", "| points | 200 |", "≥ 0.80: yes", "≥ 0.97: no", "2026-11-23 22:10 [1]",
+		"**prefix proof** (2026-11-23T21:43, Linux 6.18)", "| seed | 5755506704107218137 |\n| points | 12,000 |\n| control delayed share | 0.20 |", "≥ 0.80: yes", "≥ 0.97: no", "2026-11-23 22:10 [1]",
 		"- [2] Linux 6.18, 2 × Fast, 24 GiB; understudy b", "- nbdcopy 1: `nbdcopy A B`", "- `guest/disk/4k-qd1/full/iops`: 0.90× (0.80-0.95), wanted ≥ 0.97.",
 	} {
 		if !strings.Contains(text, want) {

@@ -25,7 +25,7 @@ const durable = ` && sync -f "$DST"`
 
 var peers = []peer{
 	{
-		name: "nbdcopy", version: `nbdcopy --version`,
+		name: "nbdcopy", version: `nbdcopy --version | head -1`,
 		first: `nbdcopy --flush "$SRC" "$DST/image"` + durable,
 		again: `nbdcopy --flush "$SRC" "$DST/image"` + durable,
 	}, {

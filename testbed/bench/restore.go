@@ -6,14 +6,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/understudy-dr/understudy/testbed/lab"
 )
 
-// restore measures how long it takes to get the disk back as a file, and how fast it
-// reads over NBD without one.
-func restore(ctx context.Context, b *bench) error {
+// restoreAndVault measures what a history is good for and what it takes.
+func restoreAndVault(ctx context.Context, b *bench) error {
 	return withHistory(ctx, b, func(h *history) error {
 		image := h.Path("image")
 		if err := shell(ctx, nil, fmt.Sprintf("dd if=%s of=%s bs=1M status=none conv=sparse && sync -f %s", h.disk.Device, image, image)); err != nil {
@@ -25,7 +25,10 @@ func restore(ctx context.Context, b *bench) error {
 		if err := h.restores(ctx, image); err != nil {
 			return err
 		}
-		return h.serves(ctx, image)
+		if err := h.serves(ctx, image); err != nil {
+			return err
+		}
+		return h.bytes(ctx)
 	})
 }
 
@@ -148,7 +151,8 @@ func (h *history) serves(ctx context.Context, image string) error {
 	if err = errors.Join(err, own.Stop(), kit.Stop(10*time.Second)); err != nil {
 		return err
 	}
-	version, err := command(ctx, "nbdkit", "--version")
+	version, err := command(ctx, "bash", "-c", "nbdkit --version; fio --version")
+	version = strings.ReplaceAll(version, "\n", ", ")
 	for _, depth := range []string{"qd1", "qd16"} {
 		plain, mine := got.of("nbdkit", depth), got.of(ours, depth)
 		noise := spreadOf(ratios(got.of("nbdkit once more", depth), plain))
@@ -170,7 +174,7 @@ func (h *history) reads(ctx context.Context, uri string) (sample, error) {
 			return nil, err
 		}
 		got, err := fio(ctx, "", fioJob{rw: "randread", bs: "4k", depth: depth, engine: "nbd", more: []string{"--uri=" + uri, fmt.Sprintf("--size=%d", h.size)}},
-			pick(h.bench, 2*time.Second, 500*time.Millisecond))
+			pick(h.bench, time.Second, 500*time.Millisecond))
 		if err != nil {
 			return nil, err
 		}

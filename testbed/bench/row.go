@@ -21,7 +21,7 @@ type row struct {
 	Better better   `json:"better"`
 	Value  spread   `json:"value"`
 	Noise  *spread  `json:"noise,omitempty"` // the same ratio where nothing differs
-	Rounds int      `json:"rounds"`
+	Rounds int      `json:"samples"`
 	Ours   string   `json:"ours,omitempty"` // what the ratio is made of
 	Theirs string   `json:"theirs,omitempty"`
 	Target float64  `json:"target,omitempty"` // 0 for none

@@ -128,16 +128,20 @@ var fleetDisk = block.DiskIDFromName("fleet")
 func (a *simulated) frame(seq block.Seq) ([]byte, error) {
 	now := time.Now()
 	a.b.Reset(frame.KindLog, 1, seq, now)
-	at := int64(seq) * int64(a.size) % (gib - fleetFrame) / blockSize * blockSize
-	data := a.data[at%(poolSize-fleetFrame)/blockSize*blockSize:][:a.size]
-	if err := a.b.Add(fleetDisk, frame.OpWrite, block.Extent{Off: at, Len: int64(a.size)}, data); err != nil {
+	off := int64(seq) * int64(a.size) % (gib - mostFrame) / blockSize * blockSize
+	data := a.data[off%(poolSize-mostFrame)/blockSize*blockSize:][:a.size]
+	if err := a.b.Add(fleetDisk, frame.OpWrite, block.Extent{Off: off, Len: int64(a.size)}, data); err != nil {
 		return nil, err
 	}
 	var err error
 	if a.raw, err = a.b.Append(a.raw[:0], seq, now, frame.CompressNever); err != nil {
 		return nil, err
 	}
-	a.sent[seq] = sending{now, int64(a.size)}
+	at := now
+	if a.every > 0 { // a frame that is late has waited since it was due
+		at = a.next
+	}
+	a.sent[seq] = sending{at, int64(a.size)}
 	a.next = a.next.Add(a.every)
 	return a.raw, nil
 }

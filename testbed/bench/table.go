@@ -15,14 +15,14 @@ func printRow(w io.Writer, r row) {
 
 func printTable(w io.Writer, rows []row) {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "figure\tmedian\tbetter\trounds\tnoise\ttarget\tours\ttheirs\t")
+	fmt.Fprintln(t, "figure\tmedian\tbetter\tsamples\tnoise\ttarget\tours\ttheirs\t")
 	for _, r := range rows {
 		fmt.Fprintln(t, r.ID+"\t"+strings.Join(cells(r)[1:], "\t")+"\t")
 	}
 	_ = t.Flush() // a terminal that is gone reads no table
 }
 
-// cells are a row in words: what, median with spread, direction, rounds, noise, target,
+// cells are a row in words: what, median with spread, direction, samples, noise, target,
 // ours, theirs.
 func cells(r row) []string {
 	noise := ""

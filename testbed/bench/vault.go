@@ -12,26 +12,24 @@ import (
 	"github.com/understudy-dr/understudy/pkg/block"
 )
 
-// vaultBytes measures what a history takes in the vault once it is thinned to the points
-// that restic and borg keep of it, too.
-func vaultBytes(ctx context.Context, b *bench) error {
-	return withHistory(ctx, b, func(h *history) error {
-		if err := h.site.Serve.Stop(30 * time.Second); err != nil {
-			return err
-		}
-		came, err := bytesBelow(h.vaultDir())
-		if err != nil {
-			return err
-		}
-		if err := h.thin(ctx); err != nil {
-			return err
-		}
-		kept, err := bytesBelow(h.vaultDir())
-		if err != nil {
-			return err
-		}
-		return h.fileBytes(came, kept)
-	})
+// bytes measures what the history takes in the vault once it is thinned to the points
+// that restic and borg keep of it, too. It ends the control plane.
+func (h *history) bytes(ctx context.Context) error {
+	if err := h.site.Serve.Stop(30 * time.Second); err != nil {
+		return err
+	}
+	came, err := bytesBelow(h.vaultDir())
+	if err != nil {
+		return err
+	}
+	if err := h.thin(ctx); err != nil {
+		return err
+	}
+	kept, err := bytesBelow(h.vaultDir())
+	if err != nil {
+		return err
+	}
+	return h.fileBytes(came, kept)
 }
 
 // thin leaves the history's points in the vault and no others.
