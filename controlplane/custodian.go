@@ -107,14 +107,15 @@ func (c *custodian) doubt(ctx context.Context, history *vault.Machine, m invento
 		if c.doubted[m.ID][d.ID()] {
 			continue
 		}
-		if err := history.AddDoubt(ctx, d); err != nil {
+		err := history.AddDoubt(ctx, d)
+		if err != nil && !errors.Is(err, vault.ErrTooManyDoubts) {
 			return err
 		}
 		if c.doubted[m.ID] == nil {
 			c.doubted[m.ID] = make(map[string]bool)
 		}
 		c.doubted[m.ID][d.ID()] = true
-		c.log.Warn("points are in doubt", "machine", m.ID, "found", d.At, "from", d.From, "cause", d.Cause, "bytes", d.Bytes)
+		c.log.Warn("points are in doubt", "machine", m.ID, "found", d.At, "from", d.From, "cause", d.Cause, "bytes", d.Bytes, "err", err)
 	}
 	return nil
 }

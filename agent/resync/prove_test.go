@@ -25,7 +25,6 @@ func (still) Close() {}
 type vaulted struct {
 	data            []byte
 	absent, damaged *block.Set
-	asked           int64 // bytes
 }
 
 func (v *vaulted) ProofHashes(_ context.Context, at block.Position, _ block.DiskID, off, length, granule int64) ([]block.Hash16, error) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/understudy-dr/understudy/controlplane/failover"
 	"github.com/understudy-dr/understudy/controlplane/inventory"
+	"github.com/understudy-dr/understudy/pkg/desired"
 	"github.com/understudy-dr/understudy/pkg/problem"
 )
 
@@ -103,5 +104,25 @@ func TestMetricsAndPages(t *testing.T) {
 		if page, err := s.operatorGet(path); err != nil || !strings.Contains(page, words) {
 			t.Errorf("%s: %v, without %q", path, err, words)
 		}
+	}
+}
+
+func TestProofsAreAskedForOnceOrAlways(t *testing.T) {
+	s := newSite(t)
+	guest, _ := s.enrol()
+	report := s.report("x")
+	guest.must("POST", "/v1/agent/report", report, nil)
+	op := s.operator()
+	want(t, op.do("POST", "/v1/machines/web1/verify", nil, nil), problem.DiskUnprotected, "web1")
+	op.must("POST", "/v1/machines/web1/protect", map[string]any{"disks": []string{"a"}}, nil)
+	var asked VerifyAsked
+	op.must("POST", "/v1/machines/web1/verify", nil, &asked)
+	op.must("PUT", "/v1/machines/web1/verify", map[string]int64{"every_seconds": 3600, "bytes_per_second": 5}, nil)
+	want(t, op.do("PUT", "/v1/machines/web1/verify", map[string]int64{"every_seconds": -1}, nil), problem.Invalid)
+	want(t, guest.do("POST", "/v1/machines/web1/verify", nil, nil), problem.Forbidden)
+	var wish desired.State
+	guest.must("GET", "/v1/agent/desired", nil, &wish)
+	if asked.Verify != 1 || wish.Verify != (desired.Verify{Once: 1, Every: 3600, Rate: 5}) {
+		t.Errorf("asked for %+v, the agent is told %+v", asked, wish.Verify)
 	}
 }

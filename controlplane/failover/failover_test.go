@@ -21,6 +21,7 @@ type vault struct {
 	newest       block.Seq
 	materialised []block.Position
 	removed      []string
+	doubtful     block.Seq // the points up to this one are in doubt
 	fail         func(attempt int) error
 	block        chan struct{} // if set, Materialise waits for it or for its context
 	begun        chan struct{}
@@ -35,7 +36,11 @@ func (v *vault) Resolve(_ context.Context, machine block.MachineID, spec string)
 	}
 	v.newest++
 	p := block.Position{Epoch: 1, Seq: v.newest}
-	return Point{ID: p.String(), Position: p, Time: time.Unix(1, 0).UTC(), Kind: "crash"}, nil
+	point := Point{ID: p.String(), Position: p, Time: time.Unix(1, 0).UTC(), Kind: "crash"}
+	if p.Seq <= v.doubtful {
+		point.InDoubt = []Doubt{{Cause: "different", Bytes: 4096}}
+	}
+	return point, nil
 }
 
 // Materialise implements Recoverer.
@@ -339,5 +344,29 @@ func TestDirectoryBelongsToOneFailover(t *testing.T) {
 	want(t, err, problem.Conflict, second.ID)
 	if _, err = r.Clean(t.Context(), second.ID, false, "admin"); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestAPointInDoubtIsRefused: at once, and also if "latest" has become one only when the
+// job begins; who asks for it gets it, and is told.
+func TestAPointInDoubtIsRefused(t *testing.T) {
+	r := newRig(t)
+	r.vault.doubtful = 1
+	_, err := r.Start(t.Context(), Request{Kind: Test, Machine: r.machine, AskedBy: "admin"})
+	want(t, err, problem.PointInDoubt, "1.1", "4096 bytes different", "--in-doubt")
+	late := r.start(Test)
+	r.vault.doubtful = 1 << 40
+	asked, err := r.Start(t.Context(), Request{Kind: Test, Machine: r.machine, InDoubt: true, AskedBy: "admin", Dir: "/elsewhere"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.run()()
+	if j := r.ended(late.ID); j.Status != inventory.JobFailed || j.Problem.Code != problem.PointInDoubt {
+		t.Errorf("%+v", j)
+	}
+	r.ended(asked.ID)
+	f, err := r.Get(t.Context(), asked.ID)
+	if err != nil || f.Status != inventory.JobDone || len(f.Point.InDoubt) != 1 {
+		t.Errorf("%+v, %v", f, err)
 	}
 }

@@ -24,6 +24,13 @@ type Doubt struct {
 	Bytes   int64              `json:"bytes"`
 }
 
+// maxDoubts bounds those of one machine: whoever took over its agent could tell of
+// differences without end.
+const maxDoubts = 256
+
+// ErrTooManyDoubts says that no more points are put in doubt: most of them are.
+var ErrTooManyDoubts = errors.New("vault: too many doubts about one machine's points")
+
 // Affects reports whether the point at p is in doubt.
 func (d Doubt) Affects(p block.Position) bool { return d.From.Before(p) && p.Epoch <= d.At.Epoch }
 
@@ -44,6 +51,13 @@ func (m *Machine) AddDoubt(ctx context.Context, d Doubt) error {
 	}
 	if !c.doubted(d) {
 		return nil
+	}
+	known, err := m.Doubts(ctx)
+	if err != nil {
+		return err
+	}
+	if len(known) >= maxDoubts {
+		return fmt.Errorf("%w: machine %s has %d already", ErrTooManyDoubts, m.id, len(known))
 	}
 	if err := m.putDocument(ctx, doubtName(m.id, d), 0, d); err != nil && !errors.Is(err, objstore.ErrExists) {
 		return fmt.Errorf("vault: putting points of machine %s in doubt: %w", m.id, err)
