@@ -3,6 +3,7 @@ package vault
 import (
 	"fmt"
 	"slices"
+	"sort"
 	"time"
 )
 
@@ -33,14 +34,38 @@ type aged struct {
 	at time.Time
 }
 
-// age gives each point, in the order of the log, the time that counts: its own, or
-// the earliest of any behind it where the machine's clock had run ahead.
+// age gives each point, in the order of the log, the time that counts. It is the
+// point's own, but for what a clock that was wrong for a while makes of it:
+//
+//   - where it had run ahead, points behind are earlier, and the clock has not come back
+//     to this time since: the earliest of those counts;
+//   - where it was behind for a while (a machine without a battery boots in 1970) and has
+//     come back, what it said meanwhile tells nothing of the points before, and the
+//     points of that while are no older than those before them.
 func age(points []Point) []aged {
-	out := make([]aged, len(points))
+	n := len(points)
+	out := make([]aged, n)
+	latest, earliest := make([]time.Time, n), make([]time.Time, n) // of this point and all behind it
 	for i, p := range slices.Backward(points) {
-		out[i] = aged{p, p.Time}
-		if i+1 < len(out) && out[i+1].at.Before(p.Time) {
-			out[i].at = out[i+1].at
+		out[i], latest[i], earliest[i] = aged{p, p.Time}, p.Time, p.Time
+		if i+1 == n {
+			continue
+		}
+		if latest[i+1].After(p.Time) {
+			latest[i] = latest[i+1]
+		}
+		if earliest[i+1].Before(p.Time) {
+			earliest[i] = earliest[i+1]
+		}
+		// From back on the clock never reached this point's time again.
+		back := i + 1 + sort.Search(n-i-1, func(k int) bool { return latest[i+1+k].Before(p.Time) })
+		if back < n {
+			out[i].at = earliest[back]
+		}
+	}
+	for i := 1; i < n; i++ {
+		if out[i].at.Before(out[i-1].at) {
+			out[i].at = out[i-1].at
 		}
 	}
 	return out

@@ -416,3 +416,33 @@ func TestOpeningDuringAThinning(t *testing.T) {
 	}
 	h.check(t, other, positions(t, other))
 }
+
+// TestAgeWithAClockThatWasWrong: a clock that is wrong for a while costs no point that
+// is young, and keeps none for ever.
+func TestAgeWithAClockThatWasWrong(t *testing.T) {
+	noon := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	at := func(minutes ...int) (points []Point) {
+		for _, m := range minutes {
+			points = append(points, Point{Time: noon.Add(time.Duration(m) * time.Minute)})
+		}
+		return points
+	}
+	const years = 50 * 365 * 24 * 60
+	for name, c := range map[string]struct{ said, counts []Point }{
+		"right":                      {at(0, 1, 2), at(0, 1, 2)},
+		"ahead, then right":          {at(0, 61, 62, 3, 4), at(0, 3, 3, 3, 4)},
+		"years ahead, then right":    {at(0, years, 2, 3), at(0, 2, 2, 3)},
+		"behind now":                 {at(0, 1, -years), at(-years, -years, -years)},
+		"behind for a while":         {at(0, 1, -years, -years+1, 4), at(0, 1, 1, 1, 4)},
+		"behind, then not yet there": {at(0, 5, -60, -59, 4), at(0, 0, 0, 0, 4)},
+		"behind twice, then ahead":   {at(0, -60, 2, -60, 4, years, 6), at(0, 0, 2, 2, 4, 6, 6)},
+		"one point":                  {at(7), at(7)},
+		"none":                       {nil, nil},
+	} {
+		for i, p := range age(c.said) {
+			if !p.at.Equal(c.counts[i].Time) {
+				t.Errorf("%s: point %d counts as of %v, want %v", name, i, p.at.Sub(noon), c.counts[i].Time.Sub(noon))
+			}
+		}
+	}
+}
