@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -218,12 +219,21 @@ func (p *Pipeline) closeBase(now time.Time) error {
 	return nil
 }
 
+// unsure reports whether a disk of the epoch has come into doubt as a whole since, or was
+// let go of: its dirty map says nothing then of what the vault lacks.
+func (p *Pipeline) unsure(id block.DiskID) bool {
+	d := p.disks[id]
+	return d == nil || d.problem != nil || p.doubt != nil && p.doubt.whole[id] ||
+		p.State.Doubt != nil && slices.Contains(p.State.Doubt.Whole, id)
+}
+
 // settle notes that the vault holds the epoch's whole base.
 func (p *Pipeline) settle() error {
 	if p.State.Complete == 0 || p.committed < p.State.Complete || len(p.State.Settled) == len(p.State.Disks) {
 		return nil
 	}
-	p.State.Settled = addNew(p.State.Settled, p.State.Disks)
+	sure := slices.DeleteFunc(slices.Clone(p.State.Disks), p.unsure)
+	p.State.Settled = addNew(p.State.Settled, sure)
 	return p.save()
 }
 
