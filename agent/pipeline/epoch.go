@@ -233,7 +233,11 @@ func (p *Pipeline) settle() error {
 		return nil
 	}
 	sure := slices.DeleteFunc(slices.Clone(p.State.Disks), p.unsure)
-	p.State.Settled = addNew(p.State.Settled, sure)
+	settled := addNew(slices.Clone(p.State.Settled), sure)
+	if len(settled) == len(p.State.Settled) {
+		return nil
+	}
+	p.State.Settled = settled
 	return p.save()
 }
 
