@@ -547,3 +547,36 @@ func TestAFutureThatNeverWasIsNoticed(t *testing.T) {
 		w.kill()
 	})
 }
+
+// TestUnprotectedWhileTheAgentIsRestarted: what is written to a disk while it is not
+// protected is in no map. Protected again, it is compared, also by an agent that was not
+// there when its protection ended.
+func TestUnprotectedWhileTheAgentIsRestarted(t *testing.T) {
+	for name, left := range map[string]int{"all disks": 0, "one disk": 1} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 1)
+				w.start(capture.Resume{})
+				w.settled()
+				w.disconnect() // no epoch can begin that says so
+				all := w.disks
+				w.p.Wish(t.Context(), desired.State{Disks: all[:left]}, w.k.found())
+				time.Sleep(time.Second)
+				w.kill()
+				for b := range blocks {
+					w.k.write(all[1], b)
+				}
+				w.disks = all[:left]
+				w.start(capture.Resume{Intact: true})
+				time.Sleep(time.Second)
+				for b := range blocks {
+					w.k.write(all[1], b)
+				}
+				w.disks = all
+				w.p.Wish(t.Context(), desired.State{Disks: all}, w.k.found())
+				w.settled()
+				w.kill()
+			})
+		})
+	}
+}
