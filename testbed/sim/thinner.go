@@ -31,7 +31,9 @@ type thinner struct {
 func (w *world) thin(op Op, rng *rand.Rand) {
 	w.thinner.end()
 	t := &thinner{w: w, p: newProcess(func() {}), done: make(chan struct{}), before: w.oracle.points(w.oracle.vault), began: time.Now()}
-	t.keep = vault.Retention{All: op.D + 200*time.Millisecond, Hourly: time.Hour, Daily: 24 * time.Hour}
+	// What is thinned is older than what the store's listings leave out.
+	_, _, _, late := w.cloud.fate()
+	t.keep = vault.Retention{All: late + op.D + 200*time.Millisecond, Hourly: time.Hour, Daily: 24 * time.Hour}
 	if rng.IntN(4) == 0 {
 		t.p.kill(1+op.N, rng.IntN(2) == 0)
 	}
