@@ -116,8 +116,7 @@ func newProof(t *testing.T) *proof {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proof{started: time.Now(), metrics: metrics, random: rand.New(rand.NewPCG(seed, 1))}
-	p.figures = figures{What: "prefix proof", Date: p.started.UTC(), Kernel: kernel(t), Seed: seed, ControlShare: controlShare}
+	p := &proof{metrics: metrics, random: rand.New(rand.NewPCG(seed, 1))}
 	p.rig = protected(t, setup{
 		disks: []string{lab.Ext4, lab.XFS, lab.Btrfs},
 		agent: []string{"--ring-bytes", inBytes(proofRing), "--memory-bytes", inBytes(proofMemory), "--spill-bytes", inBytes(proofSpill), "--metrics-listen", metrics},
@@ -126,6 +125,8 @@ func newProof(t *testing.T) *proof {
 			w.Pause, w.Churn, w.Trim = 10*time.Millisecond, mib, 3*time.Second
 		},
 	})
+	p.started = time.Now() // now: other scenarios may have gone first
+	p.figures = figures{What: "prefix proof", Date: p.started.UTC(), Kernel: kernel(t), Seed: seed, ControlShare: controlShare}
 	p.must(p.machine.KeepAll(t.Context(), proofKeep))
 	p.past, err = p.machine.History(t.Context())
 	p.must(err)
