@@ -23,6 +23,7 @@ const (
 	paceTick  = 200 * time.Millisecond
 	paceStart = 256 << 20 // bytes/s
 	paceFloor = 8 << 20   // bytes/s: however busy the disk, the copy comes to an end
+	paceFree  = 8 << 30   // bytes/s: as fast as the disk gives, where nobody else uses it
 	paceGrain = 128 << 10 // bytes read at once beside others
 	// Every calmEvery our reads pause for calmSettle, in which those in flight end, and
 	// a tick, in which the normal is measured: 2.5% of the time.
@@ -288,6 +289,11 @@ func (p *pacer) measureCalm(ctx context.Context) {
 	}
 	p.calmAt, p.harms = time.Now(), 0
 	p.readers = w.reads >= probes+busyRequests
+	if p.others(w) == idle {
+		p.mu.Lock()
+		p.rate = max(p.rate, paceFree)
+		p.mu.Unlock()
+	}
 	for k, wait := range w.wait {
 		switch {
 		case wait > 0 && p.calm[k] > 0:

@@ -101,6 +101,16 @@ func TestPaceIdleDiskIsReadAtFullSpeed(t *testing.T) {
 	})
 }
 
+// TestPaceFindsAnIdleDiskSoon: a tick at the first rate and one look are enough.
+func TestPaceFindsAnIdleDiskSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &simDisk{bearable: 100e6, calm: time.Millisecond}
+		if got := drive(t, d, nil, time.Second, time.Second); got < 0.55e9 {
+			t.Errorf("%.0f MB/s of 1000 in the first second on an idle disk", got/1e6)
+		}
+	})
+}
+
 // TestPaceSparesTheWorkload: others' wait settles at what is called harm, with
 // writers and with readers.
 func TestPaceSparesTheWorkload(t *testing.T) {
