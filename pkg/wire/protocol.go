@@ -59,6 +59,8 @@
 //	1  2026-11-23  first version
 //	1  2026-11-23  a hash request may end with a position: asked only by a control plane
 //	               that has the verb, so no older relay meets one
+//	1  2026-11-23  a welcome says when the newest spooled frame was closed; an agent that
+//	               is not told goes by the numbers alone
 package wire
 
 import (
