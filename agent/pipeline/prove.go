@@ -113,7 +113,7 @@ func (r *proofRun) disk(ctx context.Context, d capture.Disk) error {
 	if err != nil {
 		return err
 	}
-	q, err := resync.OpenProof(ctx, resync.Target{ID: d.ID, Path: d.Path, Size: d.Size}, blind, witness{r.p}, r.p.Relay,
+	q, err := resync.OpenProof(ctx, resync.Target{ID: d.ID, Path: d.Path, Size: d.Size}, blind, r.p.witness(ctx, d.ID), r.p.Relay,
 		resync.Options{Log: r.p.Log, Open: r.p.Open, Limit: r.rate})
 	if err != nil {
 		return err

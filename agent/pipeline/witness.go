@@ -15,7 +15,15 @@ import (
 var errUnsteady = errors.New("pipeline: the log is interrupted")
 
 // witness tells a proof what is written meanwhile; see agent/resync.
-type witness struct{ p *Pipeline }
+type witness struct {
+	p        *Pipeline
+	barriers *barriers
+}
+
+// witness of the writes to one disk, for as long as ctx.
+func (p *Pipeline) witness(ctx context.Context, disk block.DiskID) witness {
+	return witness{p, newBarriers(ctx, func(ctx context.Context) error { return p.Source.Barrier(ctx, disk) })}
+}
 
 // watch notes the writes to a stretch of a disk. All but Settle and Close is the
 // consumer's.
@@ -46,7 +54,7 @@ func (s witness) Watch(ctx context.Context, disk block.DiskID, within block.Exte
 	if err != nil {
 		return nil, err
 	}
-	if err := s.p.Source.Barrier(ctx, disk); err != nil {
+	if err := s.barriers.pass(ctx); err != nil {
 		w.Close()
 		return nil, fmt.Errorf("waiting for writes in flight: %w", err)
 	}
