@@ -61,7 +61,7 @@ var churnRates = []float64{50, 75, 100, 150, 200, 250, 300, 350, 400, 500, 600, 
 
 // held finds the highest rate that is kept up without one fallback to the dirty map.
 func (c *churned) held(ctx context.Context) error {
-	tryFor, holdFor := pick(c.bench, 5*time.Second, 2*time.Second), pick(c.bench, 20*time.Second, 5*time.Second)
+	tryFor, holdFor := pick(c.bench, 3*time.Second, 2*time.Second), pick(c.bench, 20*time.Second, 5*time.Second)
 	highest, why := 0, ""
 	for i, rate := range churnRates {
 		ok, reason, err := c.try(ctx, rate, tryFor)

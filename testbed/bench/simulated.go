@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -69,7 +70,8 @@ func (s *stage) enrolMany(ctx context.Context, n int) ([]*simulated, error) {
 	return agents, g.Wait()
 }
 
-// connect starts the agents and returns when all are connected, and what ends them.
+// connect starts the agents and returns when the beginning of each log is in the vault,
+// and what ends them.
 func connect(ctx context.Context, agents []*simulated) (stop func(), err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -77,10 +79,10 @@ func connect(ctx context.Context, agents []*simulated) (stop func(), err error) 
 	for _, a := range agents {
 		wg.Go(func() { _ = a.client.Run(ctx) }) // it runs until it is stopped
 	}
-	for deadline := time.Now().Add(time.Minute); ; {
+	for deadline := time.Now().Add(2 * time.Minute); ; {
 		up := 0
 		for _, a := range agents {
-			if st := a.client.Stats(); st.Connected && st.Spooled > 0 {
+			if st := a.client.Stats(); st.Connected && st.Committed > 0 {
 				up++
 			}
 		}
@@ -89,7 +91,7 @@ func connect(ctx context.Context, agents []*simulated) (stop func(), err error) 
 		}
 		if time.Now().After(deadline) || ctx.Err() != nil {
 			stop()
-			return nil, fmt.Errorf("only %d of %d agents are connected: %s", up, len(agents), agents[len(agents)-1].client.Stats().LastError)
+			return nil, fmt.Errorf("only %d of %d agents have begun: %s", up, len(agents), agents[len(agents)-1].client.Stats().LastError)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
@@ -174,8 +176,17 @@ func (a *simulated) pause() { a.mu.Lock(); defer a.mu.Unlock(); a.size = 0 }
 func (a *simulated) mark()          { a.mu.Lock(); defer a.mu.Unlock(); a.bytes = 0 }
 func (a *simulated) spooled() int64 { a.mu.Lock(); defer a.mu.Unlock(); return a.bytes }
 
-// waits is how long the frames since begin took until they were spooled, in seconds.
-func (a *simulated) waits() []float64 { a.mu.Lock(); defer a.mu.Unlock(); return a.took }
+// waits is how long the frames since begin took until they were spooled, in seconds;
+// for those that are not yet, how long it has been.
+func (a *simulated) waits() []float64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	waits := slices.Clone(a.took)
+	for _, s := range a.sent {
+		waits = append(waits, time.Since(s.at).Seconds())
+	}
+	return waits
+}
 
 // newToken makes an enrolment token.
 func (s *stage) newToken(ctx context.Context) (string, error) {
