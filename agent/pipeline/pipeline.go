@@ -33,6 +33,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -237,10 +238,23 @@ func (p *Pipeline) start(ctx context.Context) error {
 		p.raise(doubt{reason: p.State.Reason, detail: "the agent stopped before the epoch began", whole: p.State.interrupted()})
 	case !goesOn || armed.Generation != p.State.Stretch.Generation || armed.Ring != p.State.Stretch.Ring:
 		p.raiseLoss()
+	case len(p.strangers()) > 0:
+		p.raise(doubt{reason: frame.ReasonDiskAdded, detail: "the agent stopped before the epoch with a new disk began", whole: p.strangers()})
 	default:
 		return p.goOn(ctx)
 	}
 	return nil
+}
+
+// strangers are disks that are tracked and not of the epoch.
+func (p *Pipeline) strangers() map[block.DiskID]bool {
+	found := map[block.DiskID]bool{}
+	for id := range p.disks {
+		if !slices.Contains(p.State.Disks, id) {
+			found[id] = true
+		}
+	}
+	return found
 }
 
 func unclean(detail string) string {
