@@ -337,7 +337,7 @@ func plain(s capture.Source) capture.Source { return s }
 // they were captured, a proof finds what was planted at rest, where it was planted, and
 // nothing else; afterwards it finds nothing.
 func TestProofNeverLies(t *testing.T) {
-	for seed := range uint64(rounds(20)) {
+	for seed := range uint64(rounds(10)) {
 		for _, plant := range []string{"nothing", "source", "vault", "damage"} {
 			t.Run(fmt.Sprintf("%d/%s", seed, plant), func(t *testing.T) {
 				dir := memoryDir(t)
@@ -476,7 +476,7 @@ func TestProofMutants(t *testing.T) {
 // TestProofSurvivesItsAgent: a proof that is asked for comes to its end however often the
 // agent dies, and what it found is repaired.
 func TestProofSurvivesItsAgent(t *testing.T) {
-	for seed := range uint64(rounds(20)) {
+	for seed := range uint64(rounds(10)) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			dir := memoryDir(t)
 			synctest.Test(t, func(t *testing.T) { proveWithKills(t, seed, dir) })
