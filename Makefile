@@ -86,7 +86,7 @@ testbed: build
 	scripts/setup.sh test
 	$(GO) test -count 1 -timeout 60m -tags testbed ./testbed
 
-SHORT = TestPrefixProof|TestReplicaEqualsSource|TestAgentKilledUnderLoad|TestControlPlaneKilledUnderLoad|TestRingOverflow|TestUncleanStop|TestGuestCannotTouchItsPast|TestServedEqualsMaterialised|TestVaultAloneIsEnough|TestDiskGrows|TestDiskGone|TestTwoAgentsWithOneIdentity|TestJournalOnAProtectedDisk
+SHORT = TestPrefixProof|TestReplicaEqualsSource|TestAgentKilledUnderLoad|TestControlPlaneKilledUnderLoad|TestRingOverflow|TestUncleanStop|TestGuestCannotTouchItsPast|TestServedEqualsMaterialised|TestVaultAloneIsEnough|TestDiskGrows|TestDiskGone|TestTwoAgentsWithOneIdentity|TestJournalOnAProtectedDisk|TestVerifyFindsEachSide
 testbed-short: build
 	scripts/setup.sh test
 	$(GO) test -count 1 -short -timeout 20m -tags testbed -run '^($(SHORT))$$' -v ./testbed | grep -E '^(---|ok|FAIL|panic|    [a-z_]+_test.go)'
