@@ -99,19 +99,25 @@ func (s *Server) commitOnce(m *machine, arena []byte) []byte {
 	return arena
 }
 
-// load reads a batch back from the spool. Payloads are not proved again here: the
-// vault's Commit does.
+// load takes a batch from memory, and what is not there from the spool. Payloads are
+// not proved again here: the vault's Commit does.
 func (s *Server) load(b batch, arena []byte) (frames [][]byte, _ []byte, err error) {
 	total := 0
 	for _, w := range b.frames {
-		total += w.Size
+		if !s.spool.Kept(w.Entry) {
+			total += w.Size
+		}
 	}
 	if cap(arena) < total {
 		arena = make([]byte, total)
 	}
-	at := 0
+	rest := arena[:cap(arena)]
 	for _, w := range b.frames {
-		raw, err := s.spool.Read(w.Entry, arena[at:at:at+w.Size])
+		var dst []byte
+		if !s.spool.Kept(w.Entry) {
+			dst, rest = rest[:0:w.Size], rest[w.Size:]
+		}
+		raw, err := s.spool.Read(w.Entry, dst)
 		if err != nil {
 			return nil, arena, err
 		}
@@ -120,7 +126,6 @@ func (s *Server) load(b batch, arena []byte) (frames [][]byte, _ []byte, err err
 			return nil, arena, damaged(w.Header, err)
 		}
 		frames = append(frames, raw)
-		at += w.Size
 	}
 	return frames, arena, nil
 }

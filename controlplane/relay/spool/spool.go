@@ -159,6 +159,13 @@ func (s *Spool) poke() {
 	}
 }
 
+// Kept reports whether the entry's frame stays in memory until it is freed.
+func (s *Spool) Kept(e *Entry) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return e.raw != nil
+}
+
 // Read returns the frame of a live entry: in dst, grown where it must, or where it lies
 // in memory, valid until the entry is freed.
 func (s *Spool) Read(e *Entry, dst []byte) ([]byte, error) {
