@@ -13,7 +13,7 @@ RACE = ./pkg/... ./agent/journal/... ./agent/ship/... ./agent/pipeline/... ./con
 SHELL = /bin/bash
 .SHELLFLAGS = -o pipefail -c
 
-.PHONY: all build test race fuzz lint check generate crossbuild demo bench bench-quick microbench testbed testbed-short clean
+.PHONY: all build test race fuzz lint check generate crossbuild demo bench bench-quick microbench testbed testbed-short simulate clean
 
 all: build
 
@@ -90,6 +90,13 @@ SHORT = TestPrefixProof|TestReplicaEqualsSource|TestAgentKilledUnderLoad|TestCon
 testbed-short: build
 	scripts/setup.sh test
 	$(GO) test -count 1 -short -timeout 20m -tags testbed -run '^($(SHORT))$$' -v ./testbed | grep -E '^(---|ok|FAIL|panic|    [a-z_]+_test.go)'
+
+# Random lives of a machine, its relays and its vault in fake time, and the mutants that
+# must be caught; what was reached goes to testbed/out/sim.json. See testbed/sim/README.md.
+SCHEDULES ?= 100000
+simulate:
+	mkdir -p testbed/out
+	$(GO) test -count 1 -timeout 2h -v ./testbed/sim -run '^(TestSchedules|TestMutants)$$' -sim.schedules=$(SCHEDULES) -sim.json=$(CURDIR)/testbed/out/sim.json
 
 clean:
 	rm -rf bin dist

@@ -44,7 +44,11 @@ func (s *server) start() error {
 	s.p = newProcess(func() {})
 	s.fresh = false
 	net := wiretest.NewNet(s.w.tamper)
-	v, err := vault.Open(context.Background(), s.w.retrying(client{cloud: s.w.cloud, p: s.p, blind: s.w.mutant.Blind}), vaultOptions("relay "+s.name))
+	way := client{cloud: s.w.cloud, p: s.p}
+	if s.w.mutant.Blind {
+		way.blind = map[string]bool{}
+	}
+	v, err := vault.Open(context.Background(), s.w.retrying(way), vaultOptions("relay "+s.name))
 	if err == nil {
 		s.relay, err = relay.Open(context.Background(), relay.Config{
 			Listener: net, Vault: &counter{Vault: v, w: s.w, inside: make(chan struct{}, 1)}, SpoolDir: spoolDir,

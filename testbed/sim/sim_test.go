@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -18,6 +19,7 @@ var (
 	firstSeed = flag.Uint64("sim.first", 0, "the first of their seeds")
 	keepGoing = flag.Bool("sim.all", false, "do not stop at the first failure: list them all")
 	times     = flag.Int("sim.times", 10, "how often a seed is tried: which goroutine comes first is not the seed's to decide")
+	mutants   = flag.String("sim.mutant", "", "only mutants with this in their name")
 	report    = flag.String("sim.json", "", "write what was reached, and which seed caught which mutant, to this file")
 )
 
@@ -32,6 +34,7 @@ var found figures
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	debug.SetGCPercent(400) // small worlds, soon gone
 	code := m.Run()
 	if *report != "" {
 		found.Date = time.Now().UTC()
@@ -112,6 +115,9 @@ func TestMutants(t *testing.T) {
 		t.Skip("a seed was asked for")
 	}
 	for _, m := range Mutants {
+		if !strings.Contains(m.Name, *mutants) {
+			continue
+		}
 		var by *Result
 		y := RunAll(t, *firstSeed, 600, m, func(r Result) bool {
 			if r.Failure != "" && by == nil {

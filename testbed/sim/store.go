@@ -4,6 +4,7 @@ import (
 	"context"
 	"iter"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -60,8 +61,14 @@ func (c *cloud) fate() (before, after bool, pause, late time.Duration) {
 type client struct {
 	*cloud
 	p *process
-	// blind puts over what is there and sees nobody's newer lease: a mutant.
-	blind bool
+	// blind, where it is not nil, has this process put over what is there and see no lease
+	// but its own: a mutant.
+	blind map[string]bool
+}
+
+// hides reports whether a mutant does not see the key.
+func (c client) hides(key string) bool {
+	return c.blind != nil && strings.Contains(key, "/lease/") && !c.blind[key]
 }
 
 func passing(op, key string) error {
@@ -80,6 +87,9 @@ func (c client) look(ctx context.Context, op, key string, do func() error) error
 	if before {
 		c.hit("store call failed")
 		return passing(op, key)
+	}
+	if op != "list" && c.hides(key) {
+		return &objstore.Error{Op: op, Store: "cloud", Key: key, Class: objstore.ErrNotFound}
 	}
 	return do()
 }
@@ -124,7 +134,8 @@ func wait(ctx context.Context, d time.Duration) error {
 
 func (c client) Put(ctx context.Context, key string, data []byte) error {
 	return c.change(ctx, "put", key, func() error {
-		if c.blind {
+		if c.blind != nil {
+			c.blind[key] = true
 			_ = c.Store.Delete(context.Background(), key)
 		}
 		err := c.Store.Put(context.Background(), key, data)
@@ -163,6 +174,9 @@ func (c client) List(ctx context.Context, prefix string) iter.Seq2[objstore.Info
 		for info, err := range c.Store.List(ctx, prefix) {
 			if err == nil && late > 0 && c.young(info.Key, late) {
 				c.hit("listing late")
+				continue
+			}
+			if c.hides(info.Key) {
 				continue
 			}
 			if !yield(info, err) {

@@ -25,9 +25,6 @@ import (
 // last written there, over and over.
 const Cell = 1024
 
-// cellsPerBlock is how coarse the dirty maps are.
-const cellsPerBlock = block.FineGranule / Cell
-
 // Kernel is one machine's kernel and its disks.
 type Kernel struct {
 	// Capacity is how many records the ring holds.
@@ -62,7 +59,7 @@ type disk struct {
 	content           []uint64 // of each cell
 	gone              bool
 	tracked           bool
-	left              bool // it was gone since it was tracked: what answers now is another device
+	left              bool  // it was gone since it was tracked: what answers now is another device
 	size              int64 // as tracked
 	suspect           bool
 	current, retained block.Set
