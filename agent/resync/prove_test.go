@@ -9,6 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/frame"
 	"github.com/understudy-dr/understudy/pkg/wire"
 )
 
@@ -139,4 +140,38 @@ func TestPiecesArePartOfTheSet(t *testing.T) {
 			t.Fatalf("pieces are %v, want %v", all.Extents(), s.Extents())
 		}
 	})
+}
+
+// halfBlind answers as the replica, but cannot use what it stores of a stretch.
+type halfBlind struct {
+	*replica
+	damaged block.Extent
+}
+
+func (h halfBlind) RangeHashes(ctx context.Context, id block.DiskID, off, length, granule int64) ([]block.Hash16, error) {
+	if h.damaged.Overlaps(block.Extent{Off: off, Len: length}) {
+		return nil, wire.Refuse(wire.CodeHashesDamaged, "", "damaged")
+	}
+	return h.replica.RangeHashes(ctx, id, off, length, granule)
+}
+
+// TestHashCompareRepairsWhatTheVaultCannotGive: it used to ask for ever.
+func TestHashCompareRepairsWhatTheVaultCannotGive(t *testing.T) {
+	id := block.DiskID{1}
+	d := &memDisk{t: t, data: painted(proofDisk), usage: Usage{Layout: wholeDisk}}
+	rep := newReplica(t, map[block.DiskID][]byte{id: slices.Clone(d.data)})
+	bad := block.Extent{Off: 3<<20 + 8192, Len: 4096}
+	clear(rep.disks[id][bad.Off:bad.End()])
+	_, err := Run(t.Context(), Job{Machine: machine, Epoch: 9, Method: frame.MethodHash, Disks: []Target{{ID: id, Size: proofDisk}}},
+		rep, halfBlind{rep, bad}, Options{Open: func(Target) (Device, error) { return d, nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rep.spool(len(rep.frames))
+	if !rep.sent[id].Covers(bad) || !slices.Equal(rep.disks[id], d.data) {
+		t.Errorf("sent %v, not %v", rep.sent[id].Extents(), bad)
+	}
+	if n := rep.sent[id].Bytes(); n > 2<<20 {
+		t.Errorf("%d bytes sent for a damaged block", n)
+	}
 }
