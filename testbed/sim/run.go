@@ -47,13 +47,11 @@ func Run(t *testing.T, s Schedule, m Mutant, traced bool) (r Result) {
 
 // Tally sums up many schedules.
 type Tally struct {
-	Schedules int           `json:"schedules"`
-	Seconds   float64       `json:"seconds"`
-	PerSecond float64       `json:"schedules_per_second"`
-	Lived     time.Duration `json:"-"`
-	// LivedHours is the fake time that passed in all of them together.
-	LivedHours float64        `json:"lived_hours"`
-	Counts     map[string]int `json:"counts"`
+	First             uint64 // seed
+	Schedules, Failed int
+	Seconds, CPU      float64        // real, and of all workers
+	Lived             time.Duration  // fake, of all schedules together
+	Counts            map[string]int // what was reached, and how often
 }
 
 // hung is how long a schedule may take in real time: a goroutine that holds a lock and
@@ -63,7 +61,7 @@ const hung = time.Minute
 // RunAll lives through the schedules of seeds from first on, on as many workers as there
 // are CPUs, until each takes its turn or done says that it is enough.
 func RunAll(t *testing.T, first uint64, n int, m Mutant, done func(Result) bool) Tally {
-	tally := Tally{Counts: map[string]int{}}
+	tally := Tally{First: first, Counts: map[string]int{}}
 	start := time.Now()
 	var next atomic.Uint64
 	var enough atomic.Bool
@@ -91,13 +89,14 @@ func RunAll(t *testing.T, first uint64, n int, m Mutant, done func(Result) bool)
 	}
 	wg.Wait()
 	tally.Seconds = time.Since(start).Seconds()
-	tally.PerSecond = float64(tally.Schedules) / tally.Seconds
-	tally.LivedHours = tally.Lived.Hours()
 	return tally
 }
 
 func (y *Tally) add(r Result) {
 	y.Schedules++
+	if r.Failure != "" {
+		y.Failed++
+	}
 	y.Lived += r.Lasted
 	for k, n := range r.Counts {
 		y.Counts[k] += n

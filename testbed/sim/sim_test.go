@@ -1,16 +1,12 @@
 package sim
 
 import (
-	"encoding/json"
 	"flag"
 	"fmt"
-	"maps"
 	"os"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 var (
@@ -23,26 +19,18 @@ var (
 	report    = flag.String("sim.json", "", "write what was reached, and which seed caught which mutant, to this file")
 )
 
-// figures are for the page of results.
-type figures struct {
-	Date    time.Time `json:"date"`
-	Tally   Tally     `json:"schedules"`
-	Mutants []caught  `json:"mutants"`
-}
-
-var found figures
+// What the tests found, for the page of results.
+var (
+	tally Tally
+	all   []caught
+)
 
 func TestMain(m *testing.M) {
 	flag.Parse()
 	debug.SetGCPercent(400) // small worlds, soon gone
 	code := m.Run()
 	if *report != "" {
-		found.Date = time.Now().UTC()
-		b, err := json.MarshalIndent(found, "", "  ")
-		if err == nil {
-			err = os.WriteFile(*report, append(b, '\n'), 0o644)
-		}
-		if err != nil {
+		if err := write(*report, tally, all); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}
@@ -65,13 +53,15 @@ func TestSchedules(t *testing.T) {
 		}
 	}
 	var failed []Result
-	found.Tally = RunAll(t, *firstSeed, n, Mutant{}, func(r Result) bool {
+	before := cpuSeconds()
+	tally = RunAll(t, *firstSeed, n, Mutant{}, func(r Result) bool {
 		if r.Failure != "" {
 			failed = append(failed, r)
 		}
 		return r.Failure != "" && !*keepGoing
 	})
-	t.Log(found.Tally.table())
+	tally.CPU = cpuSeconds() - before
+	t.Log(tally.table())
 	for i, r := range failed {
 		t.Errorf("seed %d: %s (again with -sim.seed=%d)", r.Schedule.Seed, r.Failure, r.Schedule.Seed)
 		if i == 0 && !*keepGoing {
@@ -79,7 +69,7 @@ func TestSchedules(t *testing.T) {
 		}
 	}
 	if len(failed) == 0 && n >= 2500 {
-		reached(t, found.Tally)
+		reached(t, tally)
 	}
 }
 
@@ -102,10 +92,10 @@ func reached(t *testing.T, y Tally) {
 
 // caught is which seed caught a mutant, and by which words.
 type caught struct {
-	Mutant  string `json:"mutant"`
-	Seed    uint64 `json:"seed"`
-	Tried   int    `json:"schedules"`
-	Failure string `json:"failure"`
+	mutant  string
+	seed    uint64
+	tried   int // schedules, this one included
+	failure string
 }
 
 // TestMutants proves that each fault in the design is caught within a bounded number of
@@ -130,16 +120,6 @@ func TestMutants(t *testing.T) {
 			continue
 		}
 		t.Logf("%-32s caught by seed %d, after %d schedules: %s", m.Name, by.Schedule.Seed, y.Schedules, by.Failure)
-		found.Mutants = append(found.Mutants, caught{m.Name, by.Schedule.Seed, y.Schedules, by.Failure})
+		all = append(all, caught{m.Name, by.Schedule.Seed, y.Schedules, by.Failure})
 	}
-}
-
-// table is the tally as a person reads it.
-func (y Tally) table() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%d schedules in %.1f s: %.0f/s, %.1f hours lived\n", y.Schedules, y.Seconds, y.PerSecond, y.LivedHours)
-	for _, k := range slices.Sorted(maps.Keys(y.Counts)) {
-		fmt.Fprintf(&b, "%10d  %s\n", y.Counts[k], k)
-	}
-	return b.String()
 }
