@@ -139,7 +139,8 @@ func TestArmDropsAndBegins(t *testing.T) {
 	d := newLoop(t, memory(t), 16<<20)
 	s := openSource(t, 1<<20)
 	must(t, s.Track(ctx, d))
-	if _, ok := s.Armed(); ok {
+	before, ok := s.Armed()
+	if ok {
 		t.Fatal("armed before Arm")
 	}
 	writeAt(t, d, 0, 4096)
@@ -152,8 +153,8 @@ func TestArmDropsAndBegins(t *testing.T) {
 	writeAt(t, d, 4096, 4096)
 	b, err := s.Arm(ctx)
 	must(t, err)
-	if b.Generation <= a.Generation || b.Pos <= a.Pos || b.Ring != a.Ring {
-		t.Fatalf("armed %+v, then %+v", a, b)
+	if b.Generation <= a.Generation || b.Pos <= a.Pos || b.Ring != a.Ring || before.Ring != a.Ring {
+		t.Fatalf("armed %+v, then %+v, then %+v", before, a, b)
 	}
 	writeAt(t, d, 8192, 4096)
 	if r.drain(t, s); r.records != 1 {

@@ -123,7 +123,8 @@ type Source interface {
 	// Arm drops what is in the ring and begins an unbroken stretch of capture. From
 	// its return on every write is in the ring or counted as lost.
 	Arm(ctx context.Context) (Armed, error)
-	// Armed is the stretch that goes on; false if there is none.
+	// Armed is the stretch that goes on; false if there is none, or it is broken. Ring is
+	// set in any case: another one than before has new dirty maps, too.
 	Armed() (Armed, bool)
 	// Disarm goes back to the dirty map alone.
 	Disarm() error

@@ -270,8 +270,11 @@ func (s *source) Arm(ctx context.Context) (Armed, error) {
 func (s *source) Armed() (Armed, bool) {
 	s.control.Lock()
 	defer s.control.Unlock()
-	if s.closed || s.armed() == 0 {
+	switch {
+	case s.closed:
 		return Armed{}, false
+	case s.armed() == 0:
+		return Armed{Ring: s.state.RingId}, false
 	}
 	return Armed{Generation: s.armed(), Ring: s.state.RingId, Pos: s.ring.consumer()}, !s.broken()
 }

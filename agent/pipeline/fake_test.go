@@ -33,6 +33,7 @@ type kernel struct {
 	base     uint64 // ring position of ring[0]
 	cursor   uint64
 	capacity int
+	ringID   uint64 // drawn with the ring
 	stretch  uint64
 	armed    bool
 	lost     bool
@@ -45,7 +46,7 @@ type fakeDisk struct {
 }
 
 func newKernel(disks ...string) *kernel {
-	k := &kernel{disks: map[block.DiskID]*fakeDisk{}, capacity: 64}
+	k := &kernel{disks: map[block.DiskID]*fakeDisk{}, capacity: 64, ringID: 1}
 	for i, name := range disks {
 		id := block.DiskIDFromName(name)
 		k.disks[id] = &fakeDisk{Disk: capture.Disk{ID: id, Name: name, Path: "/dev/" + name, Major: 7, Minor: uint32(i), Size: blocks * blockSize, SectorSize: 512}}
@@ -138,6 +139,7 @@ func (k *kernel) crash() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.tracked, k.ring, k.armed, k.lost = nil, nil, false, false
+	k.ringID++
 	for _, d := range k.disks {
 		d.current, d.retained = block.Set{}, block.Set{}
 	}
@@ -185,16 +187,16 @@ func (s source) Arm(context.Context) (capture.Armed, error) {
 	s.cursor, s.ring = s.base, nil
 	s.armed, s.lost = true, false
 	s.stretch++
-	return capture.Armed{Generation: s.stretch, Ring: 1, Pos: s.base}, nil
+	return capture.Armed{Generation: s.stretch, Ring: s.ringID, Pos: s.base}, nil
 }
 
 func (s source) Armed() (capture.Armed, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.armed || s.lost {
-		return capture.Armed{}, false
+		return capture.Armed{Ring: s.ringID}, false
 	}
-	return capture.Armed{Generation: s.stretch, Ring: 1, Pos: s.base}, true
+	return capture.Armed{Generation: s.stretch, Ring: s.ringID, Pos: s.base}, true
 }
 
 func (s source) Disarm() error {

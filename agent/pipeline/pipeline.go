@@ -228,7 +228,9 @@ func (p *Pipeline) start(ctx context.Context) error {
 	switch {
 	case p.State.Epoch == 0:
 		return nil // never protected, or no memory of it: the relay will tell
-	case !p.Resume.Intact || !p.Recovered.SameBoot:
+	case !p.Resume.Intact || !p.Recovered.SameBoot || armed.Ring != p.State.Stretch.Ring:
+		// Of another ring, capture may be intact and not the log's: an agent that ended
+		// before it could say so began it anew.
 		p.raise(doubt{reason: frame.ReasonUncleanStop, detail: unclean(p.Resume.Detail), whole: p.all()})
 	case p.Recovered.Moved:
 		p.raise(doubt{reason: frame.ReasonDeviceChanged, detail: "the journal's disk stage moved: writes to its old place were excluded from capture", whole: p.all()})

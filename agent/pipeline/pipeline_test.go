@@ -486,6 +486,28 @@ func TestCaptureGoneWhileTheJournalStays(t *testing.T) {
 	})
 }
 
+// TestCaptureBegunAnewByAnAgentThatDied: it put new programs into the kernel and ended
+// before it could write down why, as where its journal's disk was not mounted yet. The
+// next agent finds the capture intact, and it knows nothing of what was written before.
+func TestCaptureBegunAnewByAnAgentThatDied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.start(capture.Resume{})
+		w.settled()
+		w.kill()
+		w.k.crash()
+		for b := range blocks {
+			w.k.write(w.disks[0], b)
+		}
+		w.start(capture.Resume{Intact: true})
+		w.settled()
+		if s := w.p.Status(); s.Reason != string(frame.ReasonUncleanStop) {
+			t.Errorf("epoch %d began for %q, want unclean-stop", s.Epoch, s.Reason)
+		}
+		w.kill()
+	})
+}
+
 // TestDoubtOutlivesTheAgent: an agent that knows the disks to be in doubt, and is
 // killed before it could open the epoch that says so, must not leave its successor with
 // nothing but the dirty maps.
