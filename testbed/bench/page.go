@@ -80,7 +80,8 @@ Everything here was measured by commands of this repository and can be measured 
     make bench-quick            # to try a change by
 
 A ratio comes from things done in turns within one run; it is the median over the rounds, with the extremes in brackets.
-*noise* is the same ratio of two turns in which nothing differed: what is not clearly outside of it says nothing.
+*noise* is the same ratio of two turns in which nothing differed: what is not clearly outside of it says nothing. *load* is the
+machine's load average when the row was done; the bench itself makes 1 to 4 of it.
 
 `)
 	p.printf("| to reach | reached | target |\n|---|---|---|\n")
@@ -142,7 +143,7 @@ func (p *page) tools(rows []row) {
 	}
 }
 
-// measured is when, and on which of the hosts listed at the end.
+// measured is when, on which of the hosts listed at the end, and what else they did.
 func (p *page) measured(r row) string {
 	where := fmt.Sprintf("%s; understudy %s", r.Host, r.Build)
 	i := slices.Index(p.hosts, where)
@@ -154,7 +155,8 @@ func (p *page) measured(r row) string {
 	if r.Quick {
 		quick = ", quick"
 	}
-	return fmt.Sprintf("%s [%d]%s", r.Date.Format(time.DateTime)[:16], i+1, quick)
+	one, _, _ := strings.Cut(r.Load, " ")
+	return fmt.Sprintf("%s [%d], load %s%s", r.Date.Format(time.DateTime)[:16], i+1, one, quick)
 }
 
 func (p *page) hostList() {

@@ -23,9 +23,9 @@ func TestPage(t *testing.T) {
 	at := time.Date(2026, 11, 23, 22, 10, 0, 0, time.UTC)
 	h := host{Kernel: "6.18", CPU: "Fast", CPUs: 2, Memory: 24 * gib}
 	k := &book{made: map[string]bool{}, Rows: []row{
-		{ID: "guest/disk/4k-qd1/full/iops", What: "full", Unit: "×", Better: higher, Value: spread{0.9, 0.8, 0.95}, Target: 0.97, Date: at, Host: h, Build: "a"},
+		{ID: "guest/disk/4k-qd1/full/iops", What: "full", Unit: "×", Better: higher, Value: spread{0.9, 0.8, 0.95}, Target: 0.97, Date: at, Host: h, Build: "a", Load: "0.50 0.40 0.30"},
 		{ID: "copy/full/initial/nbdcopy", What: "copy", Unit: "×", Better: higher, Value: spread{2, 2, 2}, Tools: []string{"nbdcopy 1: nbdcopy A B"}, Date: at, Host: h, Build: "b"},
-		{ID: "guest/memory/4k-qd1/full/iops", What: "full", Unit: "×", Better: higher, Value: spread{0.9, 0.9, 0.9}, Target: 0.8, Date: at, Host: h, Build: "a"},
+		{ID: "guest/memory/4k-qd1/full/iops", What: "full", Unit: "×", Better: higher, Value: spread{0.9, 0.9, 0.9}, Target: 0.8, Date: at, Host: h, Build: "a", Load: "0.50 0.40 0.30"},
 	}}
 	if err := k.takeProofs(dir); err != nil {
 		t.Fatal(err)
@@ -40,7 +40,7 @@ func TestPage(t *testing.T) {
 	}
 	text := string(b)
 	for _, want := range []string{
-		"**prefix proof** (2026-11-23T21:43, Linux 6.18)", "| seed | 5755506704107218137 |\n| points | 12,000 |\n| control delayed share | 0.20 |", "≥ 0.80: yes", "≥ 0.97: no", "2026-11-23 22:10 [1]",
+		"**prefix proof** (2026-11-23T21:43, Linux 6.18)", "| seed | 5755506704107218137 |\n| points | 12,000 |\n| control delayed share | 0.20 |", "≥ 0.80: yes", "≥ 0.97: no", "2026-11-23 22:10 [1], load 0.50",
 		"- [2] Linux 6.18, 2 × Fast, 24 GiB; understudy b", "- nbdcopy 1: `nbdcopy A B`", "- `guest/disk/4k-qd1/full/iops`: 0.90× (0.80-0.95), wanted ≥ 0.97.",
 	} {
 		if !strings.Contains(text, want) {
