@@ -24,8 +24,6 @@ var machineID = block.MachineID{1}
 
 // Sizes small enough that everything overflows now and then.
 const (
-	memoryBytes = 64 << 10
-	spillBytes  = 64 << 10
 	frameBytes  = 12 << 10
 	pollEvery   = 20 * time.Millisecond
 	rewishEvery = 4 * time.Second
@@ -61,10 +59,10 @@ type agent struct {
 func (m *machine) start() error {
 	a := &agent{m: m, wishes: make(chan struct{}, 1)}
 	a.p = newProcess(func() { m.ram = m.ram.clone() })
-	files := journalFiles{process: a.p, ram: m.ram, disk: m.disk, mapped: memoryBytes}
-	o := journal.Options{MemoryDir: ramDir, MemoryBytes: memoryBytes, Files: files, Log: m.w.log}
-	if m.w.spill {
-		o.SpillPath, o.SpillBytes = spillPath, spillBytes
+	files := journalFiles{process: a.p, ram: m.ram, disk: m.disk, mapped: m.w.schedule.Memory}
+	o := journal.Options{MemoryDir: ramDir, MemoryBytes: m.w.schedule.Memory, Files: files, Log: m.w.log}
+	if m.w.schedule.Spill {
+		o.SpillPath, o.SpillBytes = spillPath, o.MemoryBytes
 	}
 	j, recovered, err := journal.Open(o)
 	if err != nil {

@@ -12,8 +12,9 @@ import (
 // that others can be taken out of the schedule without changing it.
 type Schedule struct {
 	Seed     uint64
-	Capacity int  // records in the ring
-	Spill    bool // the journal has a disk stage
+	Capacity int   // records in the ring
+	Memory   int64 // bytes of each stage of the journal
+	Spill    bool  // it has a disk stage
 	Ops      []Op
 }
 
@@ -39,7 +40,7 @@ func (o Op) String() string {
 // String is the schedule as a person reads it.
 func (s Schedule) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: a ring of %d records, a journal with disk stage: %v", s.Seed, s.Capacity, s.Spill)
+	fmt.Fprintf(&b, "seed %d: a ring of %d records, a journal of %d bytes, with a disk stage: %v", s.Seed, s.Capacity, s.Memory, s.Spill)
 	for i, o := range s.Ops {
 		fmt.Fprintf(&b, "\n  %2d  %s", i, o)
 	}
@@ -93,7 +94,7 @@ func NewSchedule(seed uint64) Schedule {
 	for _, k := range kinds {
 		total += k.weight
 	}
-	s := Schedule{Seed: seed, Capacity: 12 + rng.IntN(60), Spill: rng.IntN(3) == 0}
+	s := Schedule{Seed: seed, Capacity: 12 + rng.IntN(60), Memory: 8 << 10 << rng.IntN(4), Spill: rng.IntN(3) == 0}
 	for range 10 + rng.IntN(20) {
 		pick := rng.IntN(total)
 		for _, k := range kinds {

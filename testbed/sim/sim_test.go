@@ -57,16 +57,14 @@ func TestSchedules(t *testing.T) {
 	tally = RunAll(t, *firstSeed, n, Mutant{}, func(r Result) bool {
 		if r.Failure != "" {
 			failed = append(failed, r)
+			t.Errorf("seed %d: %s (again with -sim.seed=%d)", r.Schedule.Seed, r.Failure, r.Schedule.Seed)
 		}
 		return r.Failure != "" && !*keepGoing
 	})
 	tally.CPU = cpuSeconds() - before
 	t.Log(tally.table())
-	for i, r := range failed {
-		t.Errorf("seed %d: %s (again with -sim.seed=%d)", r.Schedule.Seed, r.Failure, r.Schedule.Seed)
-		if i == 0 && !*keepGoing {
-			t.Error(Shrink(t, r, Mutant{}, *times))
-		}
+	if len(failed) > 0 && !*keepGoing {
+		t.Error(Shrink(t, failed[0], Mutant{}, *times))
 	}
 	if len(failed) == 0 && n >= 2500 {
 		reached(t, tally)

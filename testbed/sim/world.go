@@ -27,7 +27,6 @@ type world struct {
 	mutant   Mutant
 	log      *slog.Logger
 	began    time.Time
-	spill    bool
 
 	machine *machine
 	servers []*server
@@ -62,7 +61,7 @@ type restart struct {
 
 func newWorld(s Schedule, m Mutant, traced bool) *world {
 	w := &world{
-		schedule: s, mutant: m, log: slog.New(slog.DiscardHandler), began: time.Now(), spill: s.Spill,
+		schedule: s, mutant: m, log: slog.New(slog.DiscardHandler), began: time.Now(),
 		rng: rand.New(rand.NewPCG(s.Seed, 1)), counts: map[string]int{}, traced: traced, base: map[block.Epoch][][]byte{},
 	}
 	k := capturetest.New(cells...)
