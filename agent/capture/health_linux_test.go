@@ -150,6 +150,20 @@ func TestRecursionMiss(t *testing.T) {
 	}
 }
 
+// TestRecursionMissBeforeArm: what the kernel skipped since somebody last looked is in no
+// dirty map. Arming must not let it fall.
+func TestRecursionMissBeforeArm(t *testing.T) {
+	d := newLoop(t, memory(t), 16<<20)
+	s := tracking(t, 1<<20, d)
+	rearm(t, s)
+	must(t, s.Disarm())
+	atomic.AddUint64(&s.state.Misses, ^uint64(0)) // the kernel counts one more than was known
+	_, err := s.Arm(context.Background())
+	must(t, err)
+	reasonIs(t, s, "")
+	wholly(t, s, d)
+}
+
 // TestAudit: equal over all kinds of load, and a difference when a write went by.
 func TestAudit(t *testing.T) {
 	d := newLoop(t, t.TempDir(), 64<<20)

@@ -257,11 +257,9 @@ func (s *source) Arm(ctx context.Context) (Armed, error) {
 	}
 	pos := s.ring.drop()
 	s.open = openBios{}
-	misses, err := s.misses()
-	if err != nil {
+	if err := s.checkMisses(); err != nil { // skipped while map only: in doubt, and not of the new stretch
 		return Armed{}, err
 	}
-	atomic.StoreUint64(&s.state.Misses, misses)
 	a := Armed{Generation: s.arm(), Ring: s.state.RingId, Pos: pos}
 	s.log.InfoContext(ctx, "capture armed", "generation", a.Generation, "position", pos)
 	return a, nil
