@@ -17,5 +17,8 @@ const consumerNice = -10
 // goroutine ends. Where that is not permitted it does nothing.
 func prioritise() {
 	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, consumerNice)
+	// The kernel answers 20 - nice.
+	if now, err := unix.Getpriority(unix.PRIO_PROCESS, 0); err == nil && 20-now > consumerNice {
+		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, consumerNice)
+	}
 }
