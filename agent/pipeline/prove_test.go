@@ -88,7 +88,8 @@ func (s *scrubbed) start(resume capture.Resume) {
 		}
 	})
 	s.left.Go(func() { s.ship(ctx, s.p, j) })
-	s.left.Go(func() { s.load(ctx) })
+	rng := rand.New(rand.NewPCG(s.rng.Uint64(), 5))
+	s.left.Go(func() { s.load(ctx, rng) })
 	s.wish(ctx)
 }
 
@@ -107,8 +108,7 @@ func (s *scrubbed) stop() {
 
 // load writes to the busy half. Writes take up to 60 ms to land: longer than a stretch
 // takes to be read.
-func (s *scrubbed) load(ctx context.Context) {
-	rng := rand.New(rand.NewPCG(s.rng.Uint64(), 5))
+func (s *scrubbed) load(ctx context.Context, rng *rand.Rand) {
 	for ctx.Err() == nil {
 		op := []frame.Op{frame.OpWrite, frame.OpWrite, frame.OpWrite, frame.OpDiscard, frame.OpZero}[rng.IntN(5)]
 		n := 1 + rng.IntN(6)
@@ -233,6 +233,8 @@ func (v *proofVault) ProofHashes(_ context.Context, at block.Position, disk bloc
 	if err != nil {
 		return nil, err
 	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	if x := v.spoilt; v.unusable && at.Epoch <= v.until && x.Disk == disk && x.Overlaps(block.Extent{Off: off, Len: length}) {
 		return nil, wire.Refuse(wire.CodeHashesDamaged, "", "damaged")
 	}

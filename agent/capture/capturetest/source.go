@@ -83,7 +83,7 @@ func (s source) Armed() (capture.Armed, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.armed || s.lost {
-		return capture.Armed{}, false
+		return capture.Armed{Ring: s.boot}, false
 	}
 	return capture.Armed{Generation: s.stretch, Ring: s.boot, Pos: s.base}, true
 }
