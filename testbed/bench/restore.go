@@ -130,25 +130,15 @@ func (h *history) ownRestore(ctx context.Context, n, round int) (sample, error) 
 	return s, h.machine.CleanUp(ctx, got)
 }
 
+// nbdServer starts a server and says where it is and how it is stopped.
+type nbdServer func(context.Context) (uri string, stop func() error, err error)
+
 // serves compares our NBD server, out of the vault, with nbdkit's, out of a raw image.
+// Each sample has a server of its own: ours would remember what the one before read.
 func (h *history) serves(ctx context.Context, image string) error {
-	own, err := h.machine.Serve(ctx, h.disk, h.points[len(h.points)-1].ID)
+	theirs := h.reads(h.nbdkit(image))
+	got, err := interleave(ctx, pick(h.bench, 5, 3), arm{ours, h.reads(h.ownServer)}, arm{"nbdkit", theirs}, arm{"nbdkit once more", theirs})
 	if err != nil {
-		return err
-	}
-	socket := h.Path("nbdkit.sock")
-	kit := h.NewProcess("nbdkit", "nbdkit", "-f", "-r", "-U", socket, "file", image)
-	if err := kit.Start(); err != nil {
-		return err
-	}
-	if err := lab.Until(ctx, 10*time.Second, "nbdkit's socket", func() (bool, error) { _, err := os.Stat(socket); return err == nil, nil }); err != nil {
-		return err
-	}
-	theirs := func(ctx context.Context, _ int) (sample, error) { return h.reads(ctx, "nbd+unix:///?socket="+socket) }
-	got, err := interleave(ctx, pick(h.bench, 5, 3),
-		arm{ours, func(ctx context.Context, _ int) (sample, error) { return h.reads(ctx, own.URI) }},
-		arm{"nbdkit", theirs}, arm{"nbdkit once more", theirs})
-	if err = errors.Join(err, own.Stop(), kit.Stop(10*time.Second)); err != nil {
 		return err
 	}
 	version, err := command(ctx, "bash", "-c", "nbdkit --version; fio --version")
@@ -159,28 +149,59 @@ func (h *history) serves(ctx context.Context, image string) error {
 		err = errors.Join(err, h.add(row{
 			ID: "restore/nbd/" + depth, What: "4 KiB random reads over NBD, " + depth + ", IOPS ÷ nbdkit file", Unit: "×", Better: higher, Rounds: len(mine),
 			Value: spreadOf(ratios(mine, plain)), Noise: &noise, Ours: number(median(mine)) + " IOPS", Theirs: number(median(plain)) + " IOPS",
-			Tools: []string{version + ": nbdkit -r -U SOCKET file IMAGE; fio --ioengine=nbd for both"}, Note: h.String() + "; caches dropped before each sample",
+			Tools: []string{version + ": nbdkit -r -U SOCKET file IMAGE; fio --ioengine=nbd for both"}, Note: h.String() + "; servers just started, caches dropped before each sample",
 		}))
 	}
 	return err
 }
 
-// reads measures random reads with cold caches of the system; a server's own are as the
-// sample before left them.
-func (h *history) reads(ctx context.Context, uri string) (sample, error) {
-	out := sample{}
-	for _, depth := range []int{1, 16} {
-		if err := coldCaches(); err != nil {
-			return nil, err
-		}
-		got, err := fio(ctx, "", fioJob{rw: "randread", bs: "4k", depth: depth, engine: "nbd", more: []string{"--uri=" + uri, fmt.Sprintf("--size=%d", h.size)}},
-			pick(h.bench, time.Second, 500*time.Millisecond))
-		if err != nil {
-			return nil, err
-		}
-		out[fmt.Sprintf("qd%d", depth)] = got["iops"]
+func (h *history) ownServer(ctx context.Context) (string, func() error, error) {
+	s, err := h.machine.Serve(ctx, h.disk, h.points[len(h.points)-1].ID)
+	if err != nil {
+		return "", nil, err
 	}
-	return out, nil
+	return s.URI, s.Stop, nil
+}
+
+func (h *history) nbdkit(image string) nbdServer {
+	return func(ctx context.Context) (string, func() error, error) {
+		socket := h.Path("nbdkit.sock")
+		p := h.NewProcess("nbdkit", "nbdkit", "-f", "-r", "-U", socket, "file", image)
+		if err := errors.Join(os.RemoveAll(socket), p.Start()); err != nil {
+			return "", nil, err
+		}
+		err := lab.Until(ctx, 10*time.Second, "nbdkit's socket", func() (bool, error) { _, err := os.Stat(socket); return err == nil, nil })
+		return "nbd+unix:///?socket=" + socket, func() error { return p.Stop(10 * time.Second) }, err
+	}
+}
+
+// reads measures random reads from a server with nothing in any cache.
+func (h *history) reads(server nbdServer) func(context.Context, int) (sample, error) {
+	return func(ctx context.Context, _ int) (sample, error) {
+		out := sample{}
+		for _, depth := range []int{1, 16} {
+			iops, err := h.readsAt(ctx, server, depth)
+			if err != nil {
+				return nil, err
+			}
+			out[fmt.Sprintf("qd%d", depth)] = iops
+		}
+		return out, nil
+	}
+}
+
+func (h *history) readsAt(ctx context.Context, server nbdServer, depth int) (iops float64, err error) {
+	uri, stop, err := server(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	if err := coldCaches(); err != nil {
+		return 0, err
+	}
+	got, err := fio(ctx, "", fioJob{rw: "randread", bs: "4k", depth: depth, engine: "nbd", more: []string{"--uri=" + uri, fmt.Sprintf("--size=%d", h.size)}},
+		pick(h.bench, time.Second, 500*time.Millisecond))
+	return got["iops"], err
 }
 
 // vaultDir is where the control plane keeps what it has.
