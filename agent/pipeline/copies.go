@@ -43,9 +43,10 @@ type trail struct {
 	copy int
 }
 
-// startCopies lets the epoch's copies run if they should and do not.
+// startCopies lets the epoch's copies run if they should and do not. In doubt the epoch is
+// over: a run begun now would end in the next one, and be taken for its.
 func (p *Pipeline) startCopies(ctx context.Context) {
-	if p.copying != nil || p.closing != nil || p.phase != desired.PhaseBase || !p.known || p.Now().Before(p.retryAt) {
+	if p.doubt != nil || p.copying != nil || p.closing != nil || p.phase != desired.PhaseBase || !p.known || p.Now().Before(p.retryAt) {
 		return
 	}
 	ctx, cancel := context.WithCancel(ctx)
