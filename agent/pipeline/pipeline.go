@@ -280,6 +280,10 @@ func (p *Pipeline) goOn(ctx context.Context) error {
 	p.gens.hold(p.Now())
 	if p.State.Complete > p.w.at.Seq { // intended, not done: the frames are all spooled
 		p.State.Complete, p.State.Copy, p.State.Cursor = 0, len(p.State.Copies), resync.Cursor{}
+		// Before a frame takes that number: the next agent would hold it for the mark.
+		if err := p.save(); err != nil {
+			return err
+		}
 	}
 	if p.phase = desired.PhaseBase; p.State.Complete > 0 {
 		p.phase = desired.PhaseSteady
