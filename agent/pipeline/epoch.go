@@ -68,13 +68,26 @@ func (p *Pipeline) raiseHealth(h capture.Health) {
 }
 
 // keepDoubt writes down what of the doubt the kernel does not know, before anything
-// else is done about it. An agent that cannot is still right as long as it lives.
+// else is done about it. Where the journal does not take it the kernel shall know: its
+// dirty maps outlive the agent, too. Disks that are not tracked need no word there: they
+// are compared when they are tracked again, or capture has another ring than the log.
 func (p *Pipeline) keepDoubt(whole map[block.DiskID]bool) {
 	if len(whole) == 0 {
 		return
 	}
-	if err := p.noteDoubt(p.doubt.reason, whole); err != nil {
-		p.Log.Error("the doubt would not outlive the agent", "reason", p.doubt.reason, "err", err)
+	err := p.noteDoubt(p.doubt.reason, whole)
+	if err == nil {
+		return
+	}
+	p.Log.Warn("doubt kept in the dirty maps: the journal does not take it", "reason", p.doubt.reason, "err", err)
+	for id := range whole {
+		d := p.disks[id]
+		if d == nil || d.problem != nil {
+			continue
+		}
+		if err := p.Source.MarkDirty(id, block.NewSet(block.Extent{Len: d.Size})); err != nil {
+			p.Log.Error("the doubt would not outlive the agent", "disk", d.Name, "reason", p.doubt.reason, "err", err)
+		}
 	}
 }
 

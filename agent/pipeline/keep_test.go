@@ -1,0 +1,114 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/understudy-dr/understudy/agent/capture"
+	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/frame"
+)
+
+var errKilled = errors.New("killed here")
+
+// killed waits for the end of an agent that was killed by an error of the test's.
+func (w *world) killed() {
+	w.disconnect()
+	if err := <-w.ended; !errors.Is(err, errKilled) {
+		w.t.Fatalf("the pipeline ended: %v", err)
+	}
+	w.cancel()
+	if err := w.j.Close(); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// unseen is what the machine writes while capture does not look.
+func (k *kernel) unseen(id block.DiskID) {
+	k.mu.Lock()
+	tracked := k.tracked
+	k.tracked = nil
+	k.mu.Unlock()
+	for b := range blocks {
+		k.write(id, b)
+	}
+	k.mu.Lock()
+	k.tracked = tracked
+	k.mu.Unlock()
+}
+
+// TestDoubtThatTheJournalDoesNotTake outlives the agent all the same.
+func TestDoubtThatTheJournalDoesNotTake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.start(capture.Resume{})
+		w.settled()
+		w.p.post(context.Background(), func() error {
+			w.k.unseen(w.disks[0])
+			p, known := w.p, w.p.State.Known
+			for i := range 50000 { // more than any journal's state
+				p.State.Known = append(p.State.Known, block.DiskID{byte(i), byte(i >> 8)})
+			}
+			p.raise(doubt{reason: frame.ReasonDeviceChanged, whole: map[block.DiskID]bool{w.disks[0]: true}})
+			p.State.Known = known
+			return errKilled
+		})
+		w.killed()
+		w.start(capture.Resume{Intact: true})
+		w.settled()
+		w.kill()
+	})
+}
+
+// leaving is a kernel from which a disk goes, and that ends the agent as it arms.
+type leaving struct {
+	capture.Source
+	disk       block.DiskID
+	gone, kill atomic.Bool
+}
+
+func (s *leaving) Health() (capture.Health, error) {
+	h, err := s.Source.Health()
+	if s.gone.Load() {
+		h.Disks = append(h.Disks, capture.DiskHealth{Disk: s.disk, Gone: true})
+	}
+	return h, err
+}
+
+func (s *leaving) Arm(ctx context.Context) (capture.Armed, error) {
+	if s.kill.Load() {
+		return capture.Armed{}, errKilled
+	}
+	return s.Source.Arm(ctx)
+}
+
+// TestDiskGoneBeforeTheEpochBegan: the agent lets go of a disk that is gone, and with it
+// of its maps, and is killed before it opens the epoch without that disk. Back again, the
+// disk holds what another machine wrote, and nothing in the kernel says so.
+func TestDiskGoneBeforeTheEpochBegan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		l := &leaving{disk: w.disks[0]}
+		w.wrap = func(s capture.Source) capture.Source { l.Source = s; return l }
+		w.start(capture.Resume{})
+		w.settled()
+		l.gone.Store(true)
+		l.kill.Store(true)
+		w.p.post(context.Background(), func() error {
+			w.p.raise(doubt{reason: frame.ReasonRingOverflow})
+			return nil
+		})
+		time.Sleep(time.Second)
+		w.killed()
+		w.k.unseen(w.disks[0])
+		l.gone.Store(false)
+		l.kill.Store(false)
+		w.start(capture.Resume{Intact: true})
+		w.settled()
+		w.kill()
+	})
+}
