@@ -123,26 +123,43 @@ const (
 	fiemapAtATime = 256
 )
 
-// fiemap asks for the extents of a file. Any that is not plainly on the disk, written,
-// and the file's alone is an error: it would move at the next write.
+// fiemapAnswer is the kernel's to one question.
+type fiemapAnswer struct {
+	fiemapHeader
+	extents [fiemapAtATime]fiemapExtent
+}
+
+// fiemap asks for the extents of a file.
 func fiemap(f *os.File) (*block.Set, error) {
-	var q struct {
-		fiemapHeader
-		extents [fiemapAtATime]fiemapExtent
-	}
+	return gatherExtents(f.Name(), func(q *fiemapAnswer) error {
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), fsIocFiemap, uintptr(unsafe.Pointer(q))); errno != 0 {
+			return fmt.Errorf("%w: FIEMAP of %s: %w", ErrNoPlace, f.Name(), errno)
+		}
+		return nil
+	})
+}
+
+// gatherExtents asks until the last extent came. Any that is not plainly on the disk,
+// written, and the file's alone is an error: it would move at the next write. So is an
+// answer that leads nowhere.
+func gatherExtents(name string, ask func(*fiemapAnswer) error) (*block.Set, error) {
+	var q fiemapAnswer
 	set := &block.Set{}
 	for start := uint64(0); ; {
 		q.fiemapHeader = fiemapHeader{start: start, length: 1<<63 - 1 - start, flags: fiemapSync, counts: fiemapAtATime}
-		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), fsIocFiemap, uintptr(unsafe.Pointer(&q))); errno != 0 {
-			return nil, fmt.Errorf("%w: FIEMAP of %s: %w", ErrNoPlace, f.Name(), errno)
+		if err := ask(&q); err != nil {
+			return nil, err
 		}
-		for _, e := range q.extents[:q.mapped] {
+		for _, e := range q.extents[:min(q.mapped, fiemapAtATime)] {
 			if odd := e.flags &^ (fiemapLast | fiemapMerged); odd != 0 {
-				return nil, fmt.Errorf("%w: %s has an extent with flags %#x at %d (not written, shared or encoded)", ErrNoPlace, f.Name(), odd, e.logical)
+				return nil, fmt.Errorf("%w: %s has an extent with flags %#x at %d (not written, shared or encoded)", ErrNoPlace, name, odd, e.logical)
+			}
+			end := e.logical + e.length
+			if end <= start || (e.logical|e.physical|e.length)>>62 != 0 {
+				return nil, fmt.Errorf("%w: %s has an extent of %d bytes at %d, asked for what follows %d", ErrNoPlace, name, e.length, e.logical, start)
 			}
 			set.Add(block.Extent{Off: int64(e.physical), Len: int64(e.length)})
-			start = e.logical + e.length
-			if e.flags&fiemapLast != 0 {
+			if start = end; e.flags&fiemapLast != 0 {
 				return set, nil
 			}
 		}

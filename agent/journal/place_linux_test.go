@@ -113,6 +113,32 @@ func TestSpillExtents(t *testing.T) {
 	}
 }
 
+// TestExtentsThatLeadNowhere: an answer that does not go on is no answer, and must not be
+// asked for again and again.
+func TestExtentsThatLeadNowhere(t *testing.T) {
+	for name, bad := range map[string]fiemapExtent{
+		"empty":    {logical: 4096, physical: 1 << 20},
+		"behind":   {physical: 1 << 20, length: 4096},
+		"negative": {logical: 4096, physical: 1 << 63, length: 4096},
+		"endless":  {logical: 4096, physical: 1 << 20, length: 1 << 63},
+	} {
+		asked := 0
+		_, err := gatherExtents("spill", func(q *fiemapAnswer) error {
+			if asked++; asked > 3 {
+				return errors.New("asked again and again")
+			}
+			q.mapped, q.extents[0] = 1, fiemapExtent{physical: 1 << 30, length: 4096}
+			if asked > 1 {
+				q.extents[0] = bad
+			}
+			return nil
+		})
+		if !errors.Is(err, ErrNoPlace) {
+			t.Errorf("%s: %v after %d questions", name, err, asked)
+		}
+	}
+}
+
 func TestMovedFileIsNoticed(t *testing.T) {
 	dir, _ := mounted(t, "mkfs.ext4", "-q")
 	o := testOptions(t, 64<<10, 1<<20)
