@@ -3,7 +3,6 @@ package capture
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -82,31 +81,14 @@ func (s *source) judge(t *tracked, verdict Audit) Audit {
 
 // requestBased: the driver takes requests, which fire block_rq_issue.
 func requestBased(d Disk) bool {
-	name, err := kernelName(d.Major, d.Minor)
-	if err != nil {
-		return false
-	}
-	_, err = os.Stat(filepath.Join(sysBlock, name, "mq"))
+	_, err := os.Stat(numberedFile(d.Major, d.Minor, "mq"))
 	return err == nil
 }
 
 // idle: the kernel knows of no request in flight.
 func idle(d Disk) bool {
-	name, err := kernelName(d.Major, d.Minor)
-	if err != nil {
-		return false
-	}
-	s, err := sysString(name, "inflight")
+	b, err := os.ReadFile(numberedFile(d.Major, d.Minor, "inflight"))
 	var reads, writes int
-	n, _ := fmt.Sscan(s, &reads, &writes)
+	n, _ := fmt.Sscan(string(b), &reads, &writes)
 	return err == nil && n == 2 && writes == 0
-}
-
-// kernelName is the name of the device that bears a number now.
-func kernelName(major, minor uint32) (string, error) {
-	dir, err := filepath.EvalSymlinks(fmt.Sprintf("/sys/dev/block/%d:%d", major, minor))
-	if err != nil {
-		return "", fmt.Errorf("%w: no device %d:%d", ErrNoDisk, major, minor)
-	}
-	return filepath.Base(dir), nil
 }

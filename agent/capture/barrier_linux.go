@@ -85,6 +85,15 @@ func barrier(ctx context.Context, disks []Disk) error {
 	return nil
 }
 
+// kernelName is the name of the device that bears a number now.
+func kernelName(major, minor uint32) (string, error) {
+	dir, err := filepath.EvalSymlinks(numberedFile(major, minor, ""))
+	if err != nil {
+		return "", fmt.Errorf("%w: no device %d:%d", ErrNoDisk, major, minor)
+	}
+	return filepath.Base(dir), nil
+}
+
 // queuesOf are the devices whose queues hold the requests of a disk: its own, or
 // those of the paths under a multipath head.
 func queuesOf(name string) []string {

@@ -246,11 +246,15 @@ func sysString(kernelName, file string) (string, error) {
 }
 
 func sysInt(kernelName, file string) (int64, error) {
-	s, err := sysString(kernelName, file)
+	return fileInt(filepath.Join(sysBlock, kernelName, file))
+}
+
+func fileInt(path string) (int64, error) {
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return 0, err
 	}
-	return strconv.ParseInt(s, 10, 64)
+	return strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
 }
 
 func sysList(kernelName, dir string) []string {

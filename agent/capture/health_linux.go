@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -62,17 +63,21 @@ func (s *source) diskHealth(t *tracked) (DiskHealth, error) {
 	return h, err
 }
 
-// numbered describes the device that bears a number now, without its name.
+// numbered describes the device that bears a number now, without its name. It is
+// asked with every frame: the kernel follows the link by the number in one call.
 func numbered(major, minor uint32) (Disk, error) {
-	name, err := kernelName(major, minor)
+	sectors, err := fileInt(numberedFile(major, minor, "size"))
 	if err != nil {
-		return Disk{}, err
+		return Disk{}, fmt.Errorf("%w: no device %d:%d", ErrNoDisk, major, minor)
 	}
-	var d Disk
-	sectors, err := sysInt(name, "size")
-	d.Size = sectors * block.SectorSize
-	if n, err := sysInt(name, "diskseq"); err == nil {
+	d := Disk{Size: sectors * block.SectorSize}
+	if n, err := fileInt(numberedFile(major, minor, "diskseq")); err == nil {
 		d.Sequence = uint64(n)
 	}
-	return d, err
+	return d, nil
+}
+
+// numberedFile is what sysfs says of the device that bears a number.
+func numberedFile(major, minor uint32, file string) string {
+	return fmt.Sprintf("/sys/dev/block/%d:%d/%s", major, minor, file)
 }
