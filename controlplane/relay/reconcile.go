@@ -25,8 +25,9 @@ import (
 // welcomed by it. m.writing is held.
 func (s *Server) reconcile(m *machine, st State, asking *channel) error {
 	m.mu.Lock()
+	same := m.sameHistory(st)
 	dropped := m.dropCommitted(st)
-	fits := m.fits(st)
+	fits := same && m.fits(st)
 	if fits {
 		m.adopt(st)
 		m.session.poke() // more may be committed than was told
@@ -38,6 +39,19 @@ func (s *Server) reconcile(m *machine, st State, asking *channel) error {
 		return nil
 	}
 	return s.reset(m, st, asking)
+}
+
+// sameHistory reports whether the vault's last frame is the one that is here under that
+// number, if one is. An agent that lost its memory before anything of it was in the vault
+// numbers from 1 again, and another relay may have brought its first attempt there. mu is
+// held.
+func (m *machine) sameHistory(st State) bool {
+	for _, w := range m.log {
+		if h := w.Header; h.Epoch == st.Last.Epoch && h.First <= st.Last.Seq && st.Last.Seq <= h.Last {
+			return h.Last == st.Last.Seq && h.Closed.Equal(st.Closed)
+		}
+	}
+	return true
 }
 
 // dropCommitted takes out what the vault has. mu is held.

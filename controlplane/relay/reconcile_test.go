@@ -2,6 +2,7 @@ package relay
 
 import (
 	"testing"
+	"time"
 
 	"github.com/understudy-dr/understudy/controlplane/relay/spool"
 	"github.com/understudy-dr/understudy/pkg/block"
@@ -26,5 +27,26 @@ func TestLaterEpochAtATakenPlaceDoesNotFit(t *testing.T) {
 	}
 	if st.Last.Seq = 16; !m.fits(st) {
 		t.Error("frame 17 of epoch 2 does not fit behind 1.16")
+	}
+}
+
+// TestAnotherHistoryUnderTheSameNumbers: frames are not in the vault because their numbers
+// are. An agent without memory numbers anew, and two relays may hold one attempt each.
+func TestAnotherHistoryUnderTheSameNumbers(t *testing.T) {
+	at := time.Unix(1000, 0)
+	m := newMachine(block.MachineID{1})
+	m.log = []waiting{
+		{Entry: spool.NewEntry(frame.Header{Kind: frame.KindMark, Epoch: 1, First: 1, Last: 1, Closed: at}, &frame.Mark{Type: frame.MarkEpochBegin})},
+		{Entry: spool.NewEntry(frame.Header{Kind: frame.KindLog, Epoch: 1, First: 2, Last: 5, Closed: at.Add(1)}, nil)},
+	}
+	for _, c := range []struct {
+		last   block.Seq
+		closed time.Time
+		same   bool
+	}{{1, at, true}, {1, at.Add(1), false}, {5, at.Add(1), true}, {3, at, false}, {9, at, true}} {
+		st := State{Last: block.Position{Epoch: 1, Seq: c.last}, Closed: c.closed}
+		if got := m.sameHistory(st); got != c.same {
+			t.Errorf("a vault that ends at %d, closed %v: the same history: %v", c.last, c.closed, got)
+		}
 	}
 }
