@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/understudy-dr/understudy/controlplane/objstore"
 	"github.com/understudy-dr/understudy/controlplane/vault/sealed"
@@ -84,7 +85,8 @@ func (m *Machine) hashView(ctx context.Context, p block.Position) (*View, error)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.hashing == nil || m.hashing.point != p {
+	// Epochs without a frame between them end at one point, and may have other disks.
+	if m.hashing == nil || m.hashing.point != p || !slices.Equal(m.hashing.disks, e.Disks) {
 		m.hashing = &View{m: m, point: p, disks: e.Disks, layers: c.layers(p), unretained: true}
 	}
 	return m.hashing, nil

@@ -177,3 +177,24 @@ func FuzzParseHashes(f *testing.F) {
 		}
 	})
 }
+
+// TestHashesAfterAnEpochThatCameToNothing: the newest epoch is compared with the same
+// point as the one before it, and has a larger disk.
+func TestHashesAfterAnEpochThatCameToNothing(t *testing.T) {
+	h := newHistory(1, 64*sector)
+	v, w := setup(t, mem.New(), h)
+	h.begin(frame.ReasonInitial)
+	h.flush(t, w)
+	m := must(v.Machine(t.Context(), h.machine))
+	id := h.disks[0].ID
+	for _, size := range []int64{64 * sector, 128 * sector} {
+		h.disks[0].Size = size
+		h.below[id] = make([]byte, size)
+		h.wrote = nil
+		h.begin(frame.ReasonResized)
+		h.flush(t, w)
+		if _, err := m.RangeHashes(t.Context(), block.Position{}, id, 0, size, block.FineGranule); err != nil {
+			t.Errorf("hashes of %d bytes: %v", size, err)
+		}
+	}
+}
