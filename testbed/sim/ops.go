@@ -185,7 +185,7 @@ func (w *world) agentDiskFull(Op, *rand.Rand) { w.machine.disk.bound(1) }
 func (w *world) jump(op Op, rng *rand.Rand) {
 	by := time.Duration(op.N) * time.Second
 	if rng.IntN(2) == 0 {
-		by = -by / 600
+		by, w.setBack = -by/600, true
 	}
 	w.machine.kernel.Jump(by)
 }

@@ -117,6 +117,9 @@ func TestMutants(t *testing.T) {
 			t.Errorf("%s: not caught by %d schedules", m.Name, y.Schedules)
 			continue
 		}
+		if r := attempt(t, by.Schedule, Mutant{}, 3); r.Failure != "" {
+			t.Errorf("%s: seed %d fails without it, too: %s", m.Name, by.Schedule.Seed, r.Failure)
+		}
 		t.Logf("%-32s caught by seed %d, after %d schedules: %s", m.Name, by.Schedule.Seed, y.Schedules, by.Failure)
 		all = append(all, caught{m.Name, by.Schedule.Seed, y.Schedules, by.Failure})
 	}

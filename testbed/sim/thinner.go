@@ -124,6 +124,8 @@ func (t *thinner) settle() {
 	for _, p := range all {
 		keep, there := first[p.Position]
 		switch {
+		case t.w.setBack && !p.Locked: // an age then depends on when it was asked for
+			o.may[p.Position] = true
 		case there && !keep || !last[p.Position]:
 			o.may[p.Position] = true
 		case !offered[p.Position] && !o.may[p.Position]:

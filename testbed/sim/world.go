@@ -36,6 +36,7 @@ type world struct {
 	thinner *thinner
 	base    map[block.Epoch][][]byte // for one mutant
 
+	setBack bool        // the machine's clock was
 	damaged atomic.Bool // a relay said that its spool is damaged
 
 	mu       sync.Mutex // what other goroutines ask and tell
@@ -63,6 +64,9 @@ func newWorld(s Schedule, m Mutant, traced bool) *world {
 	w := &world{
 		schedule: s, mutant: m, log: slog.New(slog.DiscardHandler), began: time.Now(),
 		rng: rand.New(rand.NewPCG(s.Seed, 1)), counts: map[string]int{}, traced: traced, base: map[block.Epoch][][]byte{},
+	}
+	if traced {
+		w.log = slog.New(traceLog{w})
 	}
 	k := capturetest.New(cells...)
 	k.Capacity = s.Capacity
