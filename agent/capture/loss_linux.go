@@ -31,7 +31,7 @@ var causes = [...]struct {
 	causeResized:     {Resized, "the disk has another size than when it was tracked", 2},
 	causePassthrough: {PassthroughWrite, "a passthrough command (SG_IO, NVMe) that may have written", 3},
 	causeRefused:     {AuditDifference, "the device failed a write: what it holds there is unknown", 4},
-	causeOperation:   {AuditDifference, "an operation whose data is not in the request (write same, zone append)", 5},
+	causeOperation:   {AuditDifference, "an operation whose data is not in the request (write same, zone append, a file system mounted with inlinecrypt)", 5},
 	causeReadFault:   {AuditDifference, "a page of the write could not be read", 6},
 	causeTooLong:     {AuditDifference, "a write of too many segments", 7},
 	causeNested:      {RecursionMiss, "interrupted too deeply inside the capture program", 8},

@@ -24,6 +24,12 @@ static __always_inline __u32 bio_done(struct bio *bio)
 	return ((struct bio___offset *)bio)->bi_iter.bi_offset;
 }
 
+/* Encrypted on its way to the disk: the data in the bio is not what the disk will hold. */
+static __always_inline bool encrypted_below(struct bio *bio)
+{
+	return bpf_core_field_exists(bio->bi_crypt_context) && bio->bi_crypt_context;
+}
+
 /* struct bio_vec, the same on every kernel; the agent checks that against BTF. */
 struct vec {
 	__u64 page;

@@ -103,7 +103,7 @@ static __always_inline void keep(struct bio *bio, struct record *head, __u32 op,
 {
 	int failed;
 
-	if (op == OP_WRITE_SAME_OR_ZONE_APPEND)
+	if (op == OP_WRITE_SAME_OR_ZONE_APPEND || (op == OP_WRITE && encrypted_below(bio)))
 		failed = CAUSE_OPERATION + 1;
 	else if (op != OP_WRITE)
 		failed = put_empty(head);

@@ -84,6 +84,7 @@ struct bio {
 	__u16 bi_flags;
 	struct bvec_iter bi_iter;
 	struct bio_vec *bi_io_vec;
+	void *bi_crypt_context; /* with CONFIG_BLK_INLINE_ENCRYPTION */
 };
 
 struct bio___disk { /* before 5.12 */

@@ -22,7 +22,7 @@ enum cause {
 	CAUSE_READ_FAULT,  /* a page of the bio could not be read */
 	CAUSE_TOO_LONG,    /* more segments than the walk may take */
 	CAUSE_NESTED,      /* interrupted deeper than there is scratch space */
-	CAUSE_OPERATION,   /* WRITE_SAME or ZONE_APPEND: its data is not in the bio */
+	CAUSE_OPERATION,   /* WRITE_SAME, ZONE_APPEND, inline encryption: its data is not in the bio */
 	CAUSE_BEYOND_END,  /* past the size at which the disk was tracked */
 	CAUSE_CHANGED,     /* another device answers under the tracked number */
 	CAUSE_PASSTHROUGH, /* a command that went around the block layer's writes */
