@@ -236,8 +236,7 @@ func (p *Pipeline) closeBase(now time.Time) error {
 // let go of: its dirty map says nothing then of what the vault lacks.
 func (p *Pipeline) unsure(id block.DiskID) bool {
 	d := p.disks[id]
-	return d == nil || d.problem != nil || p.doubt != nil && p.doubt.whole[id] ||
-		p.State.Doubt != nil && slices.Contains(p.State.Doubt.Whole, id)
+	return d == nil || d.problem != nil || p.doubt != nil && p.doubt.whole[id] || p.State.doubts(id)
 }
 
 // settle notes that the vault holds the epoch's whole base.

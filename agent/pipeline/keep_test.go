@@ -10,6 +10,7 @@ import (
 
 	"github.com/understudy-dr/understudy/agent/capture"
 	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/desired"
 	"github.com/understudy-dr/understudy/pkg/frame"
 )
 
@@ -108,6 +109,34 @@ func TestDiskGoneBeforeTheEpochBegan(t *testing.T) {
 		l.gone.Store(false)
 		l.kill.Store(false)
 		w.start(capture.Resume{Intact: true})
+		w.settled()
+		w.kill()
+	})
+}
+
+// TestDoubtOutlivesIdleness: all disks are unprotected, and again protected, before an
+// epoch could name the doubt. It stands.
+func TestDoubtOutlivesIdleness(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.start(capture.Resume{})
+		w.settled()
+		w.kill()
+		w.k.crash()
+		for b := range blocks {
+			w.k.write(w.disks[1], b)
+		}
+		all, ctx := w.disks, context.Background()
+		w.disks = all[:1]
+		w.start(capture.Resume{Detail: "of another version"})
+		w.disconnect() // no epoch can begin
+		time.Sleep(time.Second)
+		w.p.Wish(ctx, desired.State{}, w.k.found())
+		time.Sleep(time.Second)
+		w.disks = all
+		w.p.Wish(ctx, desired.State{Disks: all}, w.k.found())
+		time.Sleep(time.Second)
+		w.connect(ctx)
 		w.settled()
 		w.kill()
 	})

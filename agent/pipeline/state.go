@@ -72,7 +72,7 @@ func (s *State) plan(disks []block.DiskID, whole map[block.DiskID]bool) []Copy {
 		switch {
 		case !s.Unsure && !slices.Contains(s.Known, d):
 			full = append(full, d)
-		case whole[d] || !slices.Contains(s.Settled, d):
+		case whole[d] || s.doubts(d) || !slices.Contains(s.Settled, d):
 			hash = append(hash, d)
 		default:
 			ranges = append(ranges, d)
@@ -126,6 +126,11 @@ func (s *State) suspect(reason frame.Reason, whole map[block.DiskID]bool) {
 	pending.Whole = addNew(pending.Whole, slices.Collect(maps.Keys(whole)))
 	sortIDs(pending.Whole)
 	s.Doubt = &pending
+}
+
+// doubts reports whether this disk is in doubt as a whole and no epoch has named it yet.
+func (s *State) doubts(d block.DiskID) bool {
+	return s.Doubt != nil && slices.Contains(s.Doubt.Whole, d)
 }
 
 // interrupted are the disks that an epoch which never began would have read whole, and
