@@ -39,7 +39,7 @@ func (s source) Track(_ context.Context, want capture.Disk) error {
 	case d.tracked:
 		return capture.ErrTracked
 	}
-	d.tracked, d.size, d.suspect = true, d.Disk.Size, false
+	d.tracked, d.size, d.suspect = true, want.Size, false
 	return nil
 }
 
