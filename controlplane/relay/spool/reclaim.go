@@ -1,6 +1,10 @@
 package spool
 
-import "time"
+import (
+	"maps"
+	"slices"
+	"time"
+)
 
 // Segments without live frames are kept for use again, a few of them.
 const (
@@ -47,14 +51,15 @@ func (s *Spool) rotate() error {
 }
 
 // reclaim puts segments without live entries aside. Spool.mu is held. The active one
-// stays, and as long as there is none, all stay: the positions at the newest head are
-// all that is known of machines without live frames.
+// stays, or the newest as long as there is none: the positions at its head, and the
+// frames behind them, are all that is known of machines without live frames.
 func (s *Spool) reclaim() {
-	if s.active == nil {
-		return
+	stays := s.active
+	if stays == nil && len(s.segments) > 0 {
+		stays = s.segments[slices.Max(slices.Collect(maps.Keys(s.segments)))]
 	}
 	for id, seg := range s.segments {
-		if seg == s.active || seg.live > 0 {
+		if seg == stays || seg.live > 0 {
 			continue
 		}
 		_ = seg.file.Close()
