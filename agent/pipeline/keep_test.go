@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -138,6 +139,38 @@ func TestDoubtOutlivesIdleness(t *testing.T) {
 		time.Sleep(time.Second)
 		w.connect(ctx)
 		w.settled()
+		w.kill()
+	})
+}
+
+// excluding notes what capture is told to leave out.
+type excluding struct {
+	capture.Source
+	told *sync.Map
+}
+
+func (s excluding) Exclude(id block.DiskID, e []block.Extent) error {
+	s.told.Store(id, len(e))
+	return s.Source.Exclude(id, e)
+}
+
+// TestWhatIsLeftOutIsToldAgain: the journal's disk stage may have moved while no agent
+// ran, and its old place belongs to others now. The kernel still leaves that out.
+func TestWhatIsLeftOutIsToldAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.start(capture.Resume{})
+		w.settled()
+		w.kill()
+		var told sync.Map
+		w.wrap = func(s capture.Source) capture.Source { return excluding{s, &told} }
+		w.start(capture.Resume{Intact: true})
+		w.settled()
+		for _, id := range w.disks {
+			if n, ok := told.Load(id); !ok || n != 0 {
+				t.Errorf("of disk %s, still tracked, capture was told to leave out %v", id, n)
+			}
+		}
 		w.kill()
 	})
 }

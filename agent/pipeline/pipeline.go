@@ -221,6 +221,10 @@ func (p *Pipeline) wait(ctx context.Context, busy bool) (stop bool, err error) {
 func (p *Pipeline) start(ctx context.Context) error {
 	for _, d := range p.Source.Disks() {
 		p.disks[d.ID] = &disk{Disk: d}
+		// The kernel knows the journal's place of the last run: it may be another's now.
+		if err := p.exclude(d); err != nil {
+			return fmt.Errorf("pipeline: machine %s: disk %s (%s): %w", p.Machine, d.Name, d.Path, err)
+		}
 	}
 	at := block.Position{Epoch: p.State.Epoch, Seq: max(p.Recovered.Last, p.Recovered.Released)}
 	p.w.resume(at, p.Recovered.RingPos, p.Now())

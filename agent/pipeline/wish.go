@@ -137,20 +137,21 @@ func (p *Pipeline) retrack(ctx context.Context) error {
 }
 
 // exclude keeps the journal's own writes out of the log of the disk they go to: they
-// would feed themselves.
+// would feed themselves. Whatever was left out of the disk before is not any more.
 func (p *Pipeline) exclude(d capture.Disk) error {
 	path, dev, extents, err := p.Journal.SpillExtents()
-	if err != nil {
+	switch {
+	case err != nil:
+		extents = nil
 		p.event(desired.Event{
 			Type: "journal-place", Severity: desired.Warning, Message: err.Error(),
 			Remedy: "put the journal's disk stage (--spill) on a disk that is not protected, or on ext4 or xfs directly on a partition",
 		})
-		return nil
+	case dev != deviceNumber(d.Major, d.Minor):
+		extents = nil
+	case len(extents) > 0:
+		p.Log.Info("journal excluded from capture", "path", path, "disk", d.Name, "extents", len(extents))
 	}
-	if len(extents) == 0 || dev != deviceNumber(d.Major, d.Minor) {
-		return nil
-	}
-	p.Log.Info("journal excluded from capture", "path", path, "disk", d.Name, "extents", len(extents))
 	return p.Source.Exclude(d.ID, extents)
 }
 
