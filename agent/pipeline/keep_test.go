@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/understudy-dr/understudy/agent/capture"
+	"github.com/understudy-dr/understudy/agent/journal"
 	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/desired"
 	"github.com/understudy-dr/understudy/pkg/frame"
@@ -170,6 +171,35 @@ func TestWhatIsLeftOutIsToldAgain(t *testing.T) {
 			if n, ok := told.Load(id); !ok || n != 0 {
 				t.Errorf("of disk %s, still tracked, capture was told to leave out %v", id, n)
 			}
+		}
+		w.kill()
+	})
+}
+
+// TestStageMovedWhileOpen ends the agent, for the next one to find it moved.
+func TestStageMovedWhileOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.start(capture.Resume{})
+		w.settled()
+		w.p.post(context.Background(), func() error {
+			d, moved := w.p.disks[w.disks[0]].Disk, error(nil)
+			w.p.where = func() (string, uint64, []block.Extent, error) {
+				return "spill", deviceNumber(d.Major, d.Minor), []block.Extent{{Len: blockSize}}, moved
+			}
+			err := w.p.exclude(d)
+			moved = journal.ErrMoved
+			return err
+		})
+		time.Sleep(placeEvery + time.Second)
+		select {
+		case err := <-w.ended:
+			if !errors.Is(err, journal.ErrMoved) {
+				t.Errorf("the pipeline ended: %v", err)
+			}
+			w.ended <- nil
+		default:
+			t.Error("the pipeline goes on")
 		}
 		w.kill()
 	})

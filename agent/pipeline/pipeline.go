@@ -93,6 +93,10 @@ type Pipeline struct {
 	disks   map[block.DiskID]*disk
 	more    bool // the record taken last goes on in the next one
 
+	where  func() (path string, dev uint64, extents []block.Extent, err error) // the journal's disk stage
+	hidden bool                                                                // it is left out of a disk
+	placed time.Time                                                           // when it was last looked for
+
 	spooled, committed block.Seq
 	base               baseline
 	waiters            []waiter
@@ -144,7 +148,7 @@ func New(c Config) *Pipeline {
 	}
 	p := &Pipeline{
 		Config: c, calls: make(chan func() error, 64), w: newWriter(c.Machine, c.Journal),
-		gens: generations{maps: c.Source}, disks: map[block.DiskID]*disk{}, phase: desired.PhaseEnabling,
+		gens: generations{maps: c.Source}, where: c.Journal.SpillExtents, disks: map[block.DiskID]*disk{}, phase: desired.PhaseEnabling,
 		epochs: map[frame.Reason]int{},
 	}
 	if c.Frame > 0 {
@@ -301,6 +305,9 @@ func (p *Pipeline) goOn(ctx context.Context) error {
 func (p *Pipeline) step(ctx context.Context) (busy bool, err error) {
 	now := p.Now()
 	p.clock.check(now, p.event)
+	if err := p.checkPlace(now); err != nil {
+		return false, err
+	}
 	switch {
 	case len(p.disks) == 0:
 		p.phase = desired.PhaseEnabling

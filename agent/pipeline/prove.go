@@ -149,7 +149,7 @@ func (r *proofRun) show(q *resync.Proof) {
 
 // blind is what capture does not see of a disk: the journal's own writes.
 func (p *Pipeline) blind(d capture.Disk) (*block.Set, error) {
-	_, dev, extents, err := p.Journal.SpillExtents()
+	_, dev, extents, err := p.where()
 	if err != nil || dev != deviceNumber(d.Major, d.Minor) {
 		return nil, nil //nolint:nilerr // exclude has told; then nothing is left out either
 	}

@@ -139,7 +139,7 @@ func (p *Pipeline) retrack(ctx context.Context) error {
 // exclude keeps the journal's own writes out of the log of the disk they go to: they
 // would feed themselves. Whatever was left out of the disk before is not any more.
 func (p *Pipeline) exclude(d capture.Disk) error {
-	path, dev, extents, err := p.Journal.SpillExtents()
+	path, dev, extents, err := p.where()
 	switch {
 	case err != nil:
 		extents = nil
@@ -150,6 +150,7 @@ func (p *Pipeline) exclude(d capture.Disk) error {
 	case dev != deviceNumber(d.Major, d.Minor):
 		extents = nil
 	case len(extents) > 0:
+		p.hidden = true
 		p.Log.Info("journal excluded from capture", "path", path, "disk", d.Name, "extents", len(extents))
 	}
 	return p.Source.Exclude(d.ID, extents)

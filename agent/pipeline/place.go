@@ -1,0 +1,28 @@
+package pipeline
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/understudy-dr/understudy/agent/journal"
+)
+
+// placeEvery is how often it is looked whether the journal's disk stage lies where
+// capture leaves it out.
+const placeEvery = 10 * time.Second
+
+// checkPlace ends the pipeline when something has moved the stage while it was open
+// (defragmentation): what others write to where it lay is seen by nobody. The next agent
+// finds it moved, leaves out the new place, and has everything compared.
+func (p *Pipeline) checkPlace(now time.Time) error {
+	if !p.hidden || now.Sub(p.placed).Abs() < placeEvery {
+		return nil
+	}
+	p.placed = now
+	_, _, _, err := p.where()
+	if errors.Is(err, journal.ErrMoved) {
+		return fmt.Errorf("pipeline: machine %s: %w: keep what defragments away from it; the agent begins anew and has the disks compared", p.Machine, err)
+	}
+	return nil
+}
