@@ -24,10 +24,16 @@ import (
 	"github.com/understudy-dr/understudy/pkg/problem"
 )
 
-// serveCache is the memory for what was read of the disks, in bytes.
-const serveCache = 256 << 20
+const (
+	// serveMemory is the memory for what was read of the disks unless somebody says
+	// otherwise, in MiB.
+	serveMemory = 640
+	// serveLeast is what reading ahead takes at least, in MiB.
+	serveLeast = 64
+)
 
 type diskServeOptions struct {
+	memory                 int64 // MiB
 	place                  vaultPlace
 	point, listen, overlay string
 	readOnly, expose       bool
@@ -47,6 +53,9 @@ Clients can write: what they write goes to an overlay, never to the vault. Witho
 --overlay it is gone when this ends; with it, the next serve of the same point finds
 it again.
 
+Whatever is read of a compressed frame, all of it is decompressed: what --memory holds
+of the frames is what random reads are fast in.
+
 The point is latest, latest-app, an id, a name or a moment. ` + momentHelp,
 		Example: `  understudy disk serve web1 --point latest
   understudy disk serve web1 /dev/sda --point 14:03:20 --listen unix:/run/web1.sock
@@ -65,14 +74,18 @@ The point is latest, latest-app, an id, a name or a moment. ` + momentHelp,
 	f.StringVar(&s.overlay, "overlay", "", "directory that keeps what clients write")
 	f.BoolVar(&s.readOnly, "read-only", false, "let clients write nothing")
 	f.BoolVar(&s.expose, "expose", false, "allow an address that other hosts reach; NBD has no authentication")
+	f.Int64Var(&s.memory, "memory", serveMemory, "MiB of memory for what was read, besides indexes")
 	cmd.MarkFlagsMutuallyExclusive("overlay", "read-only")
 	_ = cmd.MarkFlagDirname("overlay")
 	return cmd
 }
 
 func runDiskServe(ctx context.Context, o *operator, s *diskServeOptions, w io.Writer, args []string) (err error) {
+	if s.memory < serveLeast {
+		return usage(fmt.Sprintf("--memory %d: %d MiB are the least", s.memory, serveLeast))
+	}
 	log := obs.NewLog(os.Stderr, slog.LevelWarn, false)
-	v, err := s.place.in(o.data).open(ctx, log)
+	v, err := s.place.in(o.data).openWith(ctx, vault.Options{Log: log, PayloadCache: s.memory << 20 / 5 * 4})
 	if err != nil {
 		return err
 	}
@@ -149,7 +162,9 @@ func chooseDisks(all []recovery.Disk, view *vault.View, names []string) ([]recov
 
 // serve serves the disks until the context ends.
 func (s *diskServeOptions) serve(ctx context.Context, disks []recovery.Disk, ready func(net.Listener) error, log *slog.Logger) (err error) {
-	shared := cache.New(serveCache)
+	// Four fifths are for whole frames: a block costs no more than a copy while its frame
+	// is in memory, and milliseconds once it is not.
+	shared := cache.New(s.memory << 20 / 5)
 	defer shared.Close()
 	var exports []nbd.Export
 	for _, d := range disks {

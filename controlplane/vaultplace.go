@@ -55,6 +55,12 @@ func (p vaultPlace) store() (objstore.Store, error) {
 
 // open opens a vault that is there.
 func (p vaultPlace) open(ctx context.Context, log *slog.Logger) (*vault.Vault, error) {
+	return p.openWith(ctx, vault.Options{Log: log})
+}
+
+// openWith opens a vault that is there with more than the usual options. The key is
+// read from its file.
+func (p vaultPlace) openWith(ctx context.Context, options vault.Options) (*vault.Vault, error) {
 	if !exists(p.vault) {
 		return nil, problem.New(problem.NotFound, "name the right one with --vault or --data", "there is no vault in %s", p.vault)
 	}
@@ -69,7 +75,8 @@ func (p vaultPlace) open(ctx context.Context, log *slog.Logger) (*vault.Vault, e
 	if err != nil {
 		return nil, err
 	}
-	return vault.Open(ctx, store, vault.Options{Key: key, Log: log})
+	options.Key = key
+	return vault.Open(ctx, store, options)
 }
 
 // openOrCreate opens the vault of a control plane, and makes it on the first start.

@@ -44,7 +44,7 @@ func (m *Machine) framesOf(ctx context.Context, key string, after, upto block.Se
 		if h.First <= after || h.Last > upto {
 			continue
 		}
-		f, err := m.whole(ctx, o.object, h)
+		f, err := m.whole(ctx, o.object, h, nil)
 		if err != nil {
 			err = fmt.Errorf("vault: frame %v in %s: %w", h.Position(), key, err)
 		}
@@ -55,9 +55,10 @@ func (m *Machine) framesOf(ctx context.Context, key string, after, upto block.Se
 	return true
 }
 
-// whole puts a frame together again and verifies it.
-func (f *fetcher) whole(ctx context.Context, o *object, h head) (*frame.Frame, error) {
-	raw := make([]byte, h.Size())
+// whole puts a frame together again and verifies it. The frame lies in buf if that has
+// the room.
+func (f *fetcher) whole(ctx context.Context, o *object, h head, buf []byte) (*frame.Frame, error) {
+	raw := slices.Grow(buf[:0], h.Size())[:h.Size()]
 	n := copy(raw, h.raw)
 	if err := f.readData(ctx, o, raw[n:], h.dataOff); err != nil {
 		return nil, err

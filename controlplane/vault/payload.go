@@ -57,11 +57,17 @@ func (f *fetcher) unpack(ctx context.Context, s source) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	whole, err := f.whole(ctx, s.object, h)
+	buf, _ := f.v.packed.Get().(*[]byte)
+	if buf == nil {
+		buf = new([]byte)
+	}
+	defer f.v.packed.Put(buf)
+	whole, err := f.whole(ctx, s.object, h, *buf)
 	if err != nil {
 		return nil, err
 	}
-	return whole.Payload(nil)
+	*buf = whole.Bytes()
+	return whole.Payload(nil) // memory of its own: the frame is compressed
 }
 
 // at finds the frame whose payload begins at dataOff.

@@ -56,6 +56,7 @@ type Vault struct {
 	hashes   *cache[string, []stretch]
 	limits   limits
 	buffers  sync.Pool // *[]byte, for objects on their way to the store
+	packed   sync.Pool // *[]byte, for compressed frames
 
 	mu       sync.Mutex
 	machines map[block.MachineID]*Machine
