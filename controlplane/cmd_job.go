@@ -14,8 +14,12 @@ import (
 	"github.com/understudy-dr/understudy/controlplane/inventory"
 )
 
-// pollEvery is how often a job is asked how far it is.
-const pollEvery = 300 * time.Millisecond
+// A job is asked how far it is after firstPoll, and then ever less often up to pollEvery:
+// who waits for a short one should not wait longer than it takes.
+const (
+	firstPoll = 20 * time.Millisecond
+	pollEvery = 300 * time.Millisecond
+)
 
 func newJob(o *operator) *cobra.Command {
 	return group("job", "What the control plane does and did", "", newJobList(o), newJobShow(o))
@@ -109,11 +113,9 @@ func drawJob(t *table, j inventory.Job) {
 // await waits until the job has ended, with a progress bar where a human looks on. A
 // job that failed is an error.
 func await(ctx context.Context, c *client, id string, bar io.Writer) (inventory.Job, error) {
-	tick := time.NewTicker(pollEvery)
-	defer tick.Stop()
 	b := newBar(bar)
 	defer b.done()
-	for {
+	for pause := firstPoll; ; pause = min(pause*3/2, pollEvery) {
 		j, err := get[inventory.Job](ctx, c, jobPath(id), nil)
 		if err != nil {
 			return j, err
@@ -128,7 +130,7 @@ func await(ctx context.Context, c *client, id string, bar io.Writer) (inventory.
 		select {
 		case <-ctx.Done():
 			return j, ctx.Err()
-		case <-tick.C:
+		case <-time.After(pause):
 		}
 	}
 }
