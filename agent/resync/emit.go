@@ -16,35 +16,42 @@ const (
 	frameExtents = 16 << 10
 	// frameAge closes a frame that fills slowly, so that the cursor moves on.
 	frameAge = time.Second
+	// builders bounds the frames that exist at once: one is filled, the others are
+	// packed, each by a processor of its own, or travel. Packing is most of what a copy
+	// costs (3.7 of 5.2 CPU-s/GiB), so one processor alone would set the copy's pace.
+	builders = 4
 )
 
-// emitter makes frames of what the disks gave and sends them in order. Building and
-// sending overlap: one frame is packed while another travels.
+// emitter makes frames of what the disks gave and sends them in order. Filling, packing
+// and sending overlap.
 type emitter struct {
 	job    Job
 	sink   Sink
 	opt    Options
 	meter  *meter
-	build  *frame.Builder
+	build  *frame.Builder // of the frame being filled
 	opened time.Time
-	next   uint64 // number of the frame being built
+	next   uint64 // number of the frame being filled
 	cursor Cursor // what is read and handed over so far
-	queue  chan parcel
-	spare  chan []byte
+	queue  chan *parcel
+	idle   chan *frame.Builder // a nil one is made when it is needed: most repairs are small
 }
 
 // parcel is a frame on its way.
 type parcel struct {
-	raw    []byte
+	build  *frame.Builder // whose memory the frame lies in
 	cursor Cursor
 	bytes  int64 // what the frame settles: its payload and its zeros
+	packed chan struct{}
+	raw    []byte // once packed
+	err    error
 }
 
 func newEmitter(job Job, sink Sink, opt Options, m *meter) *emitter {
 	e := &emitter{job: job, sink: sink, opt: opt, meter: m, build: frame.NewBuilder(job.Machine), next: job.FirstFrame, cursor: job.Cursor}
-	e.queue, e.spare = make(chan parcel, 1), make(chan []byte, 3)
-	for range cap(e.spare) {
-		e.spare <- nil
+	e.queue, e.idle = make(chan *parcel, builders), make(chan *frame.Builder, builders)
+	for range builders - 1 {
+		e.idle <- nil
 	}
 	e.reset()
 	return e
@@ -83,29 +90,29 @@ func (e *emitter) add(ctx context.Context, d *disk, c *chunk) error {
 	return nil
 }
 
-// flush closes the frame being built and queues it.
+// flush has the frame being filled packed and queues it.
 func (e *emitter) flush(ctx context.Context) error {
-	var buf []byte
+	e.cursor.Frame = e.next
+	e.meter.made(int64(e.build.Len()), e.cursor)
+	p := &parcel{build: e.build, cursor: e.cursor, bytes: e.meter.held(), packed: make(chan struct{})}
+	go p.pack(time.Now(), e.opt.Compression)
+	e.queue <- p // never blocks: it holds as many as there are builders
 	select {
-	case buf = <-e.spare:
+	case e.build = <-e.idle:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	payload := int64(e.build.Len())
-	raw, err := e.build.Append(buf[:0], block.Seq(e.next), time.Now(), e.opt.Compression)
-	if err != nil {
-		return fmt.Errorf("resync: base frame %d: %w", e.next, err)
+	if e.build == nil {
+		e.build = frame.NewBuilder(e.job.Machine)
 	}
-	e.cursor.Frame = e.next
-	e.meter.made(payload, int64(len(raw)), e.cursor)
 	e.next++
 	e.reset()
-	select {
-	case e.queue <- parcel{raw: raw, cursor: e.cursor, bytes: e.meter.held()}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return nil
+}
+
+func (p *parcel) pack(closed time.Time, c frame.Compression) {
+	defer close(p.packed)
+	p.raw, p.err = p.build.Close(block.Seq(p.cursor.Frame), closed, c)
 }
 
 // finish sends what is left and ends sendAll.
@@ -125,13 +132,24 @@ func (e *emitter) sendAll(ctx context.Context) error {
 			if !more {
 				return nil
 			}
-			if err := e.sink.SendBase(ctx, p.raw, p.cursor.Frame, p.cursor); err != nil {
-				return fmt.Errorf("resync: sending base frame %d: %w", p.cursor.Frame, err)
+			if err := e.send(ctx, p); err != nil {
+				return err
 			}
-			e.meter.sent(p.bytes)
-			e.spare <- p.raw
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+}
+
+func (e *emitter) send(ctx context.Context, p *parcel) error {
+	<-p.packed
+	if p.err != nil {
+		return fmt.Errorf("resync: base frame %d: %w", p.cursor.Frame, p.err)
+	}
+	if err := e.sink.SendBase(ctx, p.raw, p.cursor.Frame, p.cursor); err != nil {
+		return fmt.Errorf("resync: sending base frame %d: %w", p.cursor.Frame, err)
+	}
+	e.meter.sent(p.bytes, int64(len(p.raw)))
+	e.idle <- p.build
+	return nil
 }

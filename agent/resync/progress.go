@@ -77,11 +77,10 @@ func (m *meter) reached(c Cursor) {
 	m.p.Cursor = c
 }
 
-func (m *meter) made(payload, encoded int64, c Cursor) {
+func (m *meter) made(payload int64, c Cursor) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.res.Bytes += payload
-	m.res.Encoded += encoded
 	m.p.Cursor = c
 }
 
@@ -94,10 +93,12 @@ func (m *meter) held() int64 {
 	return n
 }
 
-func (m *meter) sent(n int64) {
+// sent notes that a frame went, which settles n bytes of disk.
+func (m *meter) sent(n, encoded int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.p.Sent += n
+	m.res.Encoded += encoded
 }
 
 func (m *meter) totals() Result {
