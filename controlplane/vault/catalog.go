@@ -113,6 +113,16 @@ func (c *catalog) withLog(key string, size int64, frames []*frame.Frame) (*catal
 	return &next, nil
 }
 
+// around is the first frame of the log object that holds seq and goes on behind it; 0 if
+// there is none.
+func (c *catalog) around(seq block.Seq) block.Seq {
+	i := slices.IndexFunc(c.logs, func(l logRef) bool { return l.first <= seq && seq < l.last })
+	if i < 0 {
+		return 0
+	}
+	return c.logs[i].first
+}
+
 // addFrame extends the chain by one log or mark frame.
 func (c *catalog) addFrame(f *frame.Frame) error {
 	if f.Machine != c.machine {

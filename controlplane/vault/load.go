@@ -101,7 +101,7 @@ func (m *Machine) damaged(name, affected string, err error) *DamageError {
 
 // loadLogs follows the log chain from the manifest's end on.
 func (m *Machine) loadLogs(ctx context.Context, c *catalog) (*catalog, error) {
-	names, err := m.logNames(ctx, c.manifest.Log.Seq)
+	names, err := m.logNames(ctx, c.manifest)
 	if err != nil {
 		return nil, err
 	}
@@ -152,8 +152,10 @@ func (m *Machine) broken(c *catalog, name string, err error) *catalog {
 	return &next
 }
 
-// logNames lists the log objects that hold frames behind after.
-func (m *Machine) logNames(ctx context.Context, after block.Seq) ([]string, error) {
+// logNames lists the log objects that hold frames behind the manifest. That which the
+// manifest ends within is named even if it is not listed yet: its frames would be missed,
+// and written once more beside it.
+func (m *Machine) logNames(ctx context.Context, mf *manifest) ([]string, error) {
 	prefix := logPrefix(m.id)
 	var names []string
 	for info, err := range m.v.store.List(ctx, prefix) {
@@ -164,10 +166,16 @@ func (m *Machine) logNames(ctx context.Context, after block.Seq) ([]string, erro
 		if err != nil {
 			return nil, err
 		}
-		if block.Seq(numbers[0]) <= after+1 {
-			names = names[:0] // those before it end at or before after
+		if block.Seq(numbers[0]) <= mf.Log.Seq+1 {
+			names = names[:0] // those before it end at or before Log
 		}
 		names = append(names, info.Key)
+	}
+	if mf.Tail != 0 {
+		tail := logName(m.id, mf.Tail)
+		if i, listed := slices.BinarySearch(names, tail); !listed {
+			names = slices.Insert(names, i, tail)
+		}
 	}
 	return names, nil
 }

@@ -28,8 +28,11 @@ type manifest struct {
 	// Log is the last log frame in the runs, Closed its closing time (Unix ns).
 	Log    block.Position `json:"log"`
 	Closed int64          `json:"closed"`
-	Epochs []*Epoch       `json:"epochs"` // those that lie in the runs, wholly or in part
-	Runs   []run          `json:"runs"`   // oldest first
+	// Tail is the first frame of the log object that Log ends within; 0 if Log ends with an
+	// object. Its name does not follow from Log, and a listing may be late.
+	Tail   block.Seq `json:"tail,omitempty"`
+	Epochs []*Epoch  `json:"epochs"` // those that lie in the runs, wholly or in part
+	Runs   []run     `json:"runs"`   // oldest first
 }
 
 // cut is a place in a machine's line of history: for each epoch first its base
@@ -141,6 +144,9 @@ func (m *manifest) validate() error {
 	}
 	if last != m.Through || m.Log.Seq != m.Through.Seq || m.Log.Epoch > m.Through.Epoch {
 		return fmt.Errorf("vault: malformed manifest: runs end at %v, not %v with log %v", last, m.Through, m.Log)
+	}
+	if m.Tail > m.Log.Seq {
+		return fmt.Errorf("vault: malformed manifest: the object behind log %v begins with %d", m.Log, m.Tail)
 	}
 	if m.Machine.IsZero() {
 		return errors.New("vault: malformed manifest: no machine")

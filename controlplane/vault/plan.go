@@ -175,6 +175,7 @@ func (p *thinPlan) advance(c *catalog, r run) {
 	p.first = len(next.Runs) - 1
 	next.Through, next.Closed = r.End, r.Closed
 	next.Log = block.Position{Epoch: c.manifest.Log.Epoch, Seq: r.End.Seq}
+	next.Tail = c.around(r.End.Seq)
 	next.Epochs = nil
 	for _, e := range c.epochs {
 		if e.Epoch > r.End.Epoch {

@@ -3,6 +3,7 @@ package vault
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -243,6 +244,39 @@ func TestLateListing(t *testing.T) {
 		h.check(t, m, h.order)
 		if got := positions(t, m); len(got) != len(h.order) {
 			t.Fatalf("with %d objects hidden: points %v, want %v", late, got, h.order)
+		}
+	}
+}
+
+// TestLateListingBehindAThinning: a thinning may end within a log object, whose name does
+// not follow from the frame that comes next. A relay that opened the machine while no
+// listing showed that object yet took the chain for shorter than it is and wrote a second
+// history beside what it had acknowledged.
+func TestLateListingBehindAThinning(t *testing.T) {
+	for late := range 6 {
+		h := newHistory(1, 64*sector)
+		faulty := storetest.NewFaulty(mem.New())
+		v, w := setup(t, faulty, h)
+		h.begin(frame.ReasonInitial)
+		h.finish()
+		h.flush(t, w)
+		for range 5 { // one object from before the horizon to behind it
+			h.tick()
+			h.step(time.Hour)
+		}
+		h.flush(t, w)
+		m := must(v.Machine(t.Context(), h.machine))
+		if _, err := m.Thin(t.Context(), Retention{All: 3 * time.Hour, Hourly: 3 * time.Hour, Daily: 3 * time.Hour}); err != nil {
+			t.Fatal(err)
+		}
+		want, end := positions(t, m), w.State().Last
+		faulty.SetLate(late)
+		v, _ = reopen(t, faulty, h)
+		if again := must(v.OpenWriter(t.Context(), h.machine)); again.State().Last != end {
+			t.Fatalf("with %d objects hidden the chain ends at %v, not at %v", late, again.State().Last, end)
+		}
+		if got := positions(t, must(v.Machine(t.Context(), h.machine))); !slices.Equal(got, want) {
+			t.Fatalf("with %d objects hidden: points %v, want %v", late, got, want)
 		}
 	}
 }
