@@ -102,6 +102,7 @@ func (p *Pipeline) copyEnded(c *copying, r *copyRun, err error) error {
 	}
 	p.Log.Warn("copy interrupted", "epoch", p.State.Epoch, "err", err)
 	if errors.Is(err, resync.ErrResized) {
+		p.disputed(err)
 		p.raise(doubt{reason: frame.ReasonResized, detail: err.Error(), whole: p.all()})
 		return nil
 	}

@@ -114,6 +114,9 @@ func (p *Pipeline) begin(ctx context.Context, now time.Time) error {
 	if !p.known || p.fill() > resumeBelow {
 		return nil // the welcome, or acknowledgements, will come
 	}
+	if p.dispute.pending(now) {
+		return nil
+	}
 	if p.gens.swapping {
 		return nil
 	}
@@ -226,7 +229,7 @@ func (p *Pipeline) closeBase(now time.Time) error {
 	if err := p.store(p.w.mark(p.State.Epoch, m, later(p.seen, p.w.reached), now)); err != nil || p.doubt != nil {
 		return err
 	}
-	p.phase = desired.PhaseSteady
+	p.phase, p.dispute = desired.PhaseSteady, dispute{}
 	p.gens.release(p.State.Complete)
 	p.Log.Info("base complete", "epoch", p.State.Epoch, "frames", c.frames, "bytes", c.bytes, "position", p.w.at)
 	return nil

@@ -103,6 +103,7 @@ type Pipeline struct {
 	copying            *copying
 	closing            *closing
 	retryAt            time.Time // when a failed copy is tried again
+	dispute            dispute
 	throttle           atomic.Int64
 	verifyRate         atomic.Int64
 
