@@ -34,7 +34,7 @@ import (
 // become used without being written, as fallocate does. Nothing can tell that from a
 // block that was never copied, so it counts as not compared and not as equal.
 //
-// One such case still looks like a difference: a block that a repair left out as free,
+// One such case still looks like a difference: a block that a compare by hash left out as free,
 // of which the vault has older bytes, and that was allocated since without being written.
 // No file shows it, and the resync makes both sides equal for good.
 

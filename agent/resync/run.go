@@ -85,7 +85,7 @@ func (r *run) open(ctx context.Context) error {
 		} else if size != t.Size {
 			return fmt.Errorf("%w: disk %s (%s) had %d bytes, now %d: it needs a new epoch", ErrResized, t.Path, t.ID, t.Size, size)
 		}
-		if d.usage, err = d.dev.Usage(ctx); err != nil {
+		if d.usage, err = r.usage(ctx, d); err != nil {
 			return fmt.Errorf("resync: disk %s (%s): %w", t.Path, t.ID, err)
 		}
 		d.want, d.may = coverage(t, d.usage.Free)
@@ -95,6 +95,16 @@ func (r *run) open(ctx context.Context) error {
 			"bytes", d.want.Bytes(), "free", d.may.Bytes()-d.want.Bytes(), "whole", d.usage.Whole)
 	}
 	return nil
+}
+
+// usage is what may be left out. A dirty map is small, and read to the last block: what
+// it leaves out would stay different from the disk without anybody's knowing, until the
+// file system takes it for a file's and a proof finds it.
+func (r *run) usage(ctx context.Context, d *disk) (Usage, error) {
+	if r.job.Method == frame.MethodRanges {
+		return Usage{Layout: wholeDisk}, nil
+	}
+	return d.dev.Usage(ctx)
 }
 
 // resume takes what lies before the cursor out of the plan. If the file systems that were left

@@ -237,7 +237,7 @@ func outside(s *block.Set, size int64) *block.Set {
 func (s *scene) check(t *rapid.T) {
 	for i, d := range s.disks {
 		target := s.job.Disks[i]
-		want, may := coverage(target, d.usage.Free)
+		want, may := coverage(target, s.free(d))
 		spared := want
 		if i == 0 && d.layout != "" && d.layout != d.usage.Layout {
 			want, spared = may, may
@@ -266,10 +266,18 @@ func (s *scene) check(t *rapid.T) {
 	}
 }
 
+// free is what of the disk may be left out: a repair of ranges leaves out nothing.
+func (s *scene) free(d *memDisk) *block.Set {
+	if s.job.Method == frame.MethodRanges {
+		return nil
+	}
+	return d.usage.Free
+}
+
 // checkSent: a hash compare sends no block that was equal, a ranges job sends all of
 // its blocks, a fresh full copy leaves zeros out.
 func (s *scene) checkSent(t *rapid.T, target Target, d *memDisk, sent *block.Set) {
-	want, _ := coverage(target, d.usage.Free)
+	want, _ := coverage(target, s.free(d))
 	old := s.rep.old[target.ID]
 	for e := range want.All() {
 		for b := range blocks(e) {

@@ -28,7 +28,8 @@ package resync
 // The argument does not use what the replica holds in b. It holds after a crash too,
 // where b in the replica may differ from b on the disk: the hash method therefore
 // neither compares nor sends free blocks, and a proof that replica and source are
-// equal must leave them out as well.
+// equal must leave them out as well. A repair of ranges sends them: they are few, and
+// ext4 takes a free block into a file's reserve long before it writes it.
 //
 // A file system that is unmounted, mounted or resized while the disk is read does not
 // break this (every write is captured), but nobody needs to believe that: the layout
