@@ -6,8 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/pierrec/lz4/v4"
-
 	"github.com/understudy-dr/understudy/pkg/block"
 )
 
@@ -54,7 +52,7 @@ type Builder struct {
 	newest  map[place]int
 
 	packed    []byte // as data, compressed
-	comp      lz4.Compressor
+	table     lz4Table
 	dull      int // samples that did not pay, in a row
 	unsampled int // how many more frames are not sampled
 }
@@ -201,11 +199,11 @@ func (b *Builder) compress(c Compression) []byte {
 
 // pack compresses src behind headRoom if the result fits into limit bytes.
 func (b *Builder) pack(src []byte, limit int) []byte {
-	if need := headRoom + lz4.CompressBlockBound(len(src)); cap(b.packed) < need {
+	if need := headRoom + lz4Room(limit); cap(b.packed) < need {
 		b.packed = make([]byte, need)
 	}
-	n, err := b.comp.CompressBlock(src, b.packed[headRoom:cap(b.packed)])
-	if err != nil || n == 0 || n > limit {
+	n := b.table.pack(b.packed[headRoom:cap(b.packed)], src, limit)
+	if n == 0 {
 		return nil
 	}
 	return b.packed[:headRoom+n]
