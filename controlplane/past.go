@@ -185,6 +185,17 @@ func (i *image) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
+// Lots implements recovery.Hoard.
+func (i *image) Lots(ctx context.Context, off int64) iter.Seq2[recovery.Lot, error] {
+	return func(yield func(recovery.Lot, error) bool) {
+		for l, err := range i.view.Lots(ctx, i.disk.ID, off) {
+			if !yield(&l, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
 // Extents streams the whole disk's extents. Who asks for parts, as NBD clients do,
 // asks often: then they are kept.
 func (i *image) Extents(ctx context.Context, off, length int64) iter.Seq2[recovery.Extent, error] {

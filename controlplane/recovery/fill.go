@@ -26,26 +26,28 @@ type fill struct {
 	written atomic.Int64 // bytes
 
 	mu      sync.Mutex
-	flying  []int64 // offsets of the pieces being written
+	flying  []int64 // offsets of the pieces and lots being written
 	reached int64   // where the next piece begins at the earliest
 	next    time.Time
 	noting  bool // a checkpoint is under way
 }
 
-// take notes that the piece at off is being written. Pieces are taken in order.
-func (f *fill) take(p Extent) {
+// take notes that what begins at off is being written. It is taken in that order;
+// reached is where whatever is taken next begins at the earliest.
+func (f *fill) take(off, reached int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.flying = append(f.flying, p.Off)
-	f.reached = p.End()
+	f.flying = append(f.flying, off)
+	f.reached = reached
 }
 
 // landed notes that it is. Every checkpointEvery it brings the note in the sidecar
 // up to date, so that an interrupted fill goes on from there.
-func (f *fill) landed(p Extent) error {
+func (f *fill) landed(off int64) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.flying = slices.DeleteFunc(f.flying, func(off int64) bool { return off == p.Off })
+	i := slices.Index(f.flying, off)
+	f.flying = slices.Delete(f.flying, i, i+1)
 	if f.act != actFill || f.noting || time.Now().Before(f.next) {
 		return nil
 	}
@@ -83,25 +85,54 @@ func (f *fill) write(ctx context.Context, p Extent, buf []byte) error {
 	if err := ReadFull(f.work.image, b, p.Off); err != nil {
 		return fmt.Errorf("reading %d bytes at %d from the vault: %w", p.Len, p.Off, err)
 	}
-	var written int64
-	for r := range runs(b, p.Off) {
+	written, err := f.put(b, p.Off)
+	if err == nil {
+		startWriteback(f.file, p.Off, p.Len)
+	}
+	f.written.Add(written)
+	f.meter.add(p.Len, written)
+	return err
+}
+
+// scatter writes a lot to its places.
+func (f *fill) scatter(ctx context.Context, l Lot) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	var written, end int64
+	err := l.Read(ctx, func(off int64, p []byte) error {
+		n, err := f.put(p, off)
+		written, end = written+n, off+int64(len(p))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if span := end - l.Off(); span <= 2*l.Len() { // what is all over the disk is written out with its neighbours
+		startWriteback(f.file, l.Off(), span)
+	}
+	f.written.Add(written)
+	f.meter.add(l.Len(), written)
+	return nil
+}
+
+// put writes what is not zero of b, whose place begins at off, and says how much it was.
+func (f *fill) put(b []byte, off int64) (written int64, err error) {
+	for r := range runs(b, off) {
 		if r.Zero {
 			if f.work.holes {
 				if err := punch(f.file, r.Off, r.Len); err != nil {
-					return err
+					return written, err
 				}
 			}
 			continue
 		}
-		if _, err := f.file.WriteAt(b[r.Off-p.Off:r.End()-p.Off], r.Off); err != nil {
-			return err
+		if _, err := f.file.WriteAt(b[r.Off-off:r.End()-off], r.Off); err != nil {
+			return written, err
 		}
-		startWriteback(f.file, r.Off, r.Len)
 		written += r.Len
 	}
-	f.written.Add(written)
-	f.meter.add(p.Len, written)
-	return nil
+	return written, nil
 }
 
 // runs splits b, which begins at off, into stretches of zero grains and of others.

@@ -53,6 +53,23 @@ type Changer interface {
 	Changed(ctx context.Context, other block.Position) iter.Seq2[block.Extent, error]
 }
 
+// Lot is a part of an image that is cheap to read at once though it may lie all over the
+// disk.
+type Lot interface {
+	Off() int64 // of the lot's first byte on the disk
+	Len() int64 // bytes of the disk in the lot
+	// Read gives put each stretch of the lot, ascending. put must not keep the bytes.
+	Read(ctx context.Context, put func(off int64, p []byte) error) error
+}
+
+// Hoard is an Image that would rather be read whole in another order than the disk's.
+type Hoard interface {
+	Image
+
+	// Lots yields everything but zeros from off on, ordered by where the lots begin.
+	Lots(ctx context.Context, off int64) iter.Seq2[Lot, error]
+}
+
 // Map yields the extents of [off, off+length) without gaps: what img leaves out
 // comes as a Zero extent, neighbours of one kind come as one, and nothing reaches
 // outside the range. It is the form that consumers want, whatever the image's style.

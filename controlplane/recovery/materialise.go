@@ -164,10 +164,11 @@ func (f *fill) growth(ctx context.Context, n int64) (int64, error) {
 	return min(n, max(0, all-f.have)), err
 }
 
-// task is one piece of one disk.
+// task is one piece of one disk, or one lot of it.
 type task struct {
 	fill  *fill
 	piece Extent
+	lot   Lot // if not nil
 	done  func()
 }
 

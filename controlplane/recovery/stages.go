@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"iter"
 	"os"
 	"slices"
 	"sync"
@@ -88,17 +89,17 @@ func (f *fill) prepare() error {
 	return f.file.Truncate(f.target.Format.fileSize(size))
 }
 
-// produce hands out the pieces and waits until all of them are written and synced.
+// produce hands out the work and waits until all of it is written and synced.
 func (f *fill) produce(ctx context.Context, tasks chan<- task) error {
 	var flying sync.WaitGroup
-	for p, err := range f.work.pieces(ctx) {
+	for t, err := range f.tasks(ctx) {
 		if err != nil {
 			return err
 		}
-		f.take(p)
+		t.fill, t.done = f, flying.Done
 		flying.Add(1)
 		select {
-		case tasks <- task{fill: f, piece: p, done: flying.Done}:
+		case tasks <- t:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -110,12 +111,43 @@ func (f *fill) produce(ctx context.Context, tasks chan<- task) error {
 	return f.file.Sync()
 }
 
+// tasks takes the work up, by pieces or by lots.
+func (f *fill) tasks(ctx context.Context) iter.Seq2[task, error] {
+	return func(yield func(task, error) bool) {
+		if f.work.hoard != nil {
+			for l, err := range f.work.lots(ctx) {
+				if err == nil {
+					f.take(l.Off(), l.Off())
+				}
+				if !yield(task{lot: l}, err) || err != nil {
+					return
+				}
+			}
+			return
+		}
+		for p, err := range f.work.pieces(ctx) {
+			if err == nil {
+				f.take(p.Off, p.End())
+			}
+			if !yield(task{piece: p}, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
 func (t task) run(ctx context.Context, buf []byte) error {
 	defer t.done()
+	if t.lot != nil {
+		if err := t.fill.scatter(ctx, t.lot); err != nil {
+			return err
+		}
+		return t.fill.landed(t.lot.Off())
+	}
 	if err := t.fill.write(ctx, t.piece, buf); err != nil {
 		return err
 	}
-	return t.fill.landed(t.piece)
+	return t.fill.landed(t.piece.Off)
 }
 
 // commit gives a filled target its footer and its name.

@@ -25,6 +25,7 @@ type work struct {
 	image   Image
 	regions []block.Extent // of the image
 	holes   bool           // zeros must be made where the file may have other content
+	hoard   Hoard          // if not nil: read by lots, from the first region's beginning on
 }
 
 // plannedWork finds the work of a plan. A patch for which the image cannot name the
@@ -44,7 +45,9 @@ func plannedWork(ctx context.Context, p *plan) (work, error) {
 	if p.act == actNothing || p.from >= img.Size() {
 		return work{image: img}, nil
 	}
-	return work{image: img, regions: []block.Extent{{Off: p.from, Len: img.Size() - p.from}}}, nil
+	w := work{image: img, regions: []block.Extent{{Off: p.from, Len: img.Size() - p.from}}}
+	w.hoard, _ = img.(Hoard)
+	return w, nil
 }
 
 // changes are the regions in which the image may differ from what the target holds.
@@ -113,8 +116,22 @@ func (w work) pieces(ctx context.Context) iter.Seq2[Extent, error] {
 	}
 }
 
+// lots is the work of a hoard.
+func (w work) lots(ctx context.Context) iter.Seq2[Lot, error] {
+	return w.hoard.Lots(ctx, w.regions[0].Off)
+}
+
 // total is the number of data bytes in the work.
 func (w work) total(ctx context.Context) (n int64, err error) {
+	if w.hoard != nil {
+		for l, err := range w.lots(ctx) {
+			if err != nil {
+				return 0, err
+			}
+			n += l.Len()
+		}
+		return n, nil
+	}
 	for p, err := range w.pieces(ctx) {
 		if err != nil {
 			return 0, err

@@ -223,12 +223,43 @@ func (h *history) check(t fataler, m *Machine, points []block.Position) {
 				t.Fatalf("disk %s at %v differs first at sector %d", d.Name, p, firstDifference(got, want)/sector)
 			}
 			checkExtents(t, v, d, want)
+			checkLots(t, v, d, want, 0)
+			checkLots(t, v, d, want, d.Size/3)
 			hashes, err := m.RangeHashes(ctx, p, d.ID, 0, d.Size, block.FineGranule)
 			if err != nil || !slices.Equal(hashes, block.AppendHashes(nil, want, block.FineGranule)) {
 				t.Fatalf("range hashes of disk %s at %v differ: %v", d.Name, p, err)
 			}
 		}
 		v.Close()
+	}
+}
+
+// checkLots proves that the lots from off on are the disk but for zeros, and that what
+// lies before one of them was in those before it.
+func checkLots(t fataler, v *View, d frame.MarkDisk, want []byte, off int64) {
+	t.Helper()
+	ctx := context.Background()
+	got, done := make([]byte, d.Size), off
+	for l, err := range v.Lots(ctx, d.ID, off) {
+		if err != nil {
+			t.Fatalf("lots: %v", err)
+		}
+		if l.Off() < done || !bytes.Equal(got[done:l.Off()], want[done:l.Off()]) {
+			t.Fatalf("disk %s: a lot begins at %d, and not all before it was in the others", d.Name, l.Off())
+		}
+		done = l.Off()
+		left := l.Len()
+		err = l.Read(ctx, func(at int64, p []byte) error {
+			copy(got[at:], p)
+			left -= int64(len(p))
+			return nil
+		})
+		if err != nil || left != 0 {
+			t.Fatalf("disk %s: a lot at %d has %d bytes too few: %v", d.Name, l.Off(), left, err)
+		}
+	}
+	if !bytes.Equal(got[off:], want[off:]) {
+		t.Fatalf("disk %s: the lots from %d on are not the disk", d.Name, off)
 	}
 }
 

@@ -37,7 +37,7 @@ func (f *fetcher) readPayload(ctx context.Context, s source, p []byte, off int64
 		return f.readData(ctx, s.object, p, s.dataOff+off)
 	}
 	raw, err := f.payloads.get(ctx, unit{s.key, s.dataOff, true}, func() ([]byte, int64, error) {
-		raw, err := f.unpack(ctx, s)
+		raw, err := f.unpack(ctx, s, nil)
 		return raw, int64(len(raw)), err
 	})
 	if err != nil {
@@ -47,8 +47,9 @@ func (f *fetcher) readPayload(ctx context.Context, s source, p []byte, off int64
 	return nil
 }
 
-// unpack puts a frame together again, verifies it and decompresses its payload.
-func (f *fetcher) unpack(ctx context.Context, s source) ([]byte, error) {
+// unpack puts a frame together again, verifies it and decompresses its payload, into dst
+// if that has the room.
+func (f *fetcher) unpack(ctx context.Context, s source, dst []byte) ([]byte, error) {
 	o, err := f.frames(ctx, s.key, s.header.Kind)
 	if err != nil {
 		return nil, err
@@ -67,7 +68,7 @@ func (f *fetcher) unpack(ctx context.Context, s source) ([]byte, error) {
 		return nil, err
 	}
 	*buf = whole.Bytes()
-	return whole.Payload(nil) // memory of its own: the frame is compressed
+	return whole.Payload(dst) // memory of its own: the frame is compressed
 }
 
 // at finds the frame whose payload begins at dataOff.

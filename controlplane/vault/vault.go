@@ -57,6 +57,7 @@ type Vault struct {
 	limits   limits
 	buffers  sync.Pool // *[]byte, for objects on their way to the store
 	packed   sync.Pool // *[]byte, for compressed frames
+	raw      sync.Pool // *[]byte, for payloads that nobody keeps
 
 	mu       sync.Mutex
 	machines map[block.MachineID]*Machine
