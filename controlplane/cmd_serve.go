@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -56,7 +57,15 @@ nobody can read the vault.`,
 	return cmd
 }
 
+// gcPercent is how much garbage there may be for what lives, percent. What lives is frames
+// and objects, tens of MiB without a pointer to follow: collecting twice as often as is
+// usual costs nothing that can be measured, and saves a third of the memory.
+const gcPercent = 50
+
 func runServe(ctx context.Context, o *serveOptions) error {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	log := o.log()
 	if _, err := o.relayAddresses(); err != nil {
 		return err

@@ -218,18 +218,15 @@ func (s *Server) acknowledge(c *channel) error {
 
 // read takes messages until the channel ends.
 func (s *Server) read(c *channel) error {
-	var buf *[]byte // none while the agent is silent: a thousand are connected
-	memory := func() []byte { buf = s.buffer(); return *buf }
 	for {
-		msg, err := c.conn.ReadInto(memory)
+		msg, err := c.conn.ReadInto(s.spares.take)
 		if err != nil {
 			return readError(err)
 		}
 		c.session.touch()
 		f, isFrame := msg.(wire.Frame)
 		if isFrame && c.kind != wire.Control {
-			*buf = f.Raw
-			err = s.take(c, buf)
+			err = s.take(c, f.Raw)
 			// Each in turn: what is in the socket's buffer keeps a channel busy without a
 			// pause, for as long as the scheduler lets it while a thousand others wait.
 			runtime.Gosched()

@@ -14,21 +14,20 @@ import (
 
 // take verifies a frame, gives it its place in the chain, and hands it to the spool,
 // which recycles its memory.
-func (s *Server) take(c *channel, buf *[]byte) error {
-	raw := *buf
+func (s *Server) take(c *channel, raw []byte) error {
 	e, refusal := s.judge(c, raw)
 	if refusal != nil {
-		s.recycle(buf)
+		s.spares.give(raw)
 		return refusal
 	}
 	if err := s.spool.Reserve(c.ctx, len(raw)); err != nil {
-		s.recycle(buf)
+		s.spares.give(raw)
 		return err
 	}
 	replay, refusal := c.m.accept(e)
 	if replay || refusal != nil {
 		s.spool.Unreserve(len(raw))
-		s.recycle(buf)
+		s.spares.give(raw)
 		if replay {
 			s.replayed(c, e)
 			return nil
@@ -83,23 +82,6 @@ func (s *Server) replayed(c *channel, e *spool.Entry) {
 	if s.mayTell(EventReplayIgnored, c.m.id) {
 		s.event(Event{Machine: c.m.id, Type: EventReplayIgnored, Message: fmt.Sprintf("%s frame %d..%d of epoch %d is there already; the one that came was dropped", e.Header.Kind, e.Header.First, e.Header.Last, e.Header.Epoch),
 			Remedy: "none after a cut connection; if it goes on, the machine may have been reset to a snapshot, or something replays its frames"})
-	}
-}
-
-// maxRecycled is the largest buffer kept for reuse: one huge frame must not stay in
-// memory for ever.
-const maxRecycled = 4 << 20
-
-func (s *Server) buffer() *[]byte {
-	if b, ok := s.buffers.Get().(*[]byte); ok {
-		return b
-	}
-	return new([]byte)
-}
-
-func (s *Server) recycle(b *[]byte) {
-	if cap(*b) <= maxRecycled {
-		s.buffers.Put(b)
 	}
 }
 

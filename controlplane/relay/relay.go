@@ -126,7 +126,7 @@ type Server struct {
 	spool    *spool.Spool
 	listener Listener
 	metrics  *metrics
-	buffers  sync.Pool // *[]byte, for frames on their way to the spool
+	spares   spares
 	hashing  chan struct{}
 
 	mu       sync.Mutex
@@ -190,7 +190,7 @@ func (s *Server) listen(ctx context.Context) error {
 func (s *Server) openSpool() error {
 	sp, rec, err := spool.Open(s.conf.SpoolDir, spool.Options{
 		Segment: s.conf.Segment, Limit: s.conf.SpoolLimit, Positions: s.positions, Files: s.conf.SpoolFiles,
-		Recycle: func(raw []byte) { s.recycle(&raw) }, Synced: s.metrics.synced, Trouble: s.spoolTrouble, Log: s.conf.Log,
+		Recycle: s.spares.give, Synced: s.metrics.synced, Trouble: s.spoolTrouble, Log: s.conf.Log,
 	})
 	if err != nil {
 		return err

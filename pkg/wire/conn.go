@@ -68,12 +68,12 @@ func (c *Conn) Close() error { return c.s.Close() }
 // peer ended the channel between two messages. An error that wraps one of package
 // frame's says that the peer sent a bad frame.
 func (c *Conn) Read(buf []byte) (Message, error) {
-	return c.ReadInto(func() []byte { return buf })
+	return c.ReadInto(func(int) []byte { return buf })
 }
 
-// ReadInto is Read for one who waits on many channels: the memory is asked for when a
-// frame has begun to come, and at no other time.
-func (c *Conn) ReadInto(memory func() []byte) (Message, error) {
+// ReadInto is Read for one who waits on many channels: memory is asked for when a frame
+// has begun to come, and at no other time. It is told the frame's size; nil will do.
+func (c *Conn) ReadInto(memory func(size int) []byte) (Message, error) {
 	if _, err := io.ReadFull(c.s, c.head[:]); err != nil {
 		return nil, explain(err)
 	}
@@ -82,7 +82,7 @@ func (c *Conn) ReadInto(memory func() []byte) (Message, error) {
 		return nil, err
 	}
 	if t == TypeFrame {
-		return c.readFrame(memory(), n)
+		return c.readFrame(memory(n), n)
 	}
 	if c.body, err = fill(c.s, c.body[:0], n); err != nil {
 		return nil, err

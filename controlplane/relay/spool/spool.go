@@ -63,8 +63,9 @@ func NewEntry(h frame.Header, m *frame.Mark) *Entry {
 const (
 	DefaultSegment = 256 << 20
 	MinSegment     = 2 * frame.MaxSize
-	// maxQueue bounds the frames that wait for their write: memory of the relay.
-	maxQueue = 128 << 20
+	// maxQueue bounds the frames that wait for their write: memory of the relay. It is a
+	// group that is being written and one that gathers meanwhile.
+	maxQueue = 64 << 20
 	// maxKept bounds the durable frames kept in memory until they are freed: a relay that
 	// keeps up takes them from there and never reads its spool.
 	maxKept = 64 << 20
