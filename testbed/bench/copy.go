@@ -40,16 +40,23 @@ func copyHalf(ctx context.Context, b *bench) error {
 	return copyOf(ctx, b, "half", slices.DeleteFunc(slices.Clone(peers), func(p peer) bool { return p.restore != "" }), (*stage).halfSource)
 }
 
+// A whole copy takes ours half a second before the first byte is read and as long after
+// the last: on a disk of this size that does not decide. Everybody writes all of it
+// twice a round, restic and borg at their pace, so there are few rounds.
+const (
+	copySize   = int64(gib)
+	copyRounds = 3
+)
+
 func copyOf(ctx context.Context, b *bench, id string, against []peer, make func(*stage, context.Context, int64, pool) (*source, error)) error {
 	return b.onStage(ctx, func(s *stage) error {
 		c := &copying{bench: b, stage: s, id: id, data: newPool(true), got: series{}}
 		c.peers, c.versions = present(ctx, against)
 		var err error
-		if c.src, err = make(s, ctx, pick(b, int64(512*mib), 128*mib), c.data); err != nil {
+		if c.src, err = make(s, ctx, pick(b, copySize, 128*mib), c.data); err != nil {
 			return err
 		}
-		rounds := pick(b, 5, 3)
-		for round := range rounds {
+		for round := range copyRounds {
 			if err := c.round(ctx, round); err != nil {
 				return err
 			}
