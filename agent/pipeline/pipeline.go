@@ -114,6 +114,7 @@ type Pipeline struct {
 
 	seen     time.Time // every write acknowledged before it has been taken from the ring
 	clock    clock
+	pressed  bool // an eighth of the ring was not taken when the last frame was closed
 	captured int64
 	rate     rate
 	status   atomic.Pointer[desired.Protection]
@@ -394,6 +395,7 @@ func (p *Pipeline) prove() error {
 	if err != nil {
 		return fmt.Errorf("pipeline: machine %s: %w", p.Machine, err)
 	}
+	p.pressed = h.RingUsed > h.RingBytes/8
 	if r := h.Reason(); r != "" && r != capture.RingOverflow { // an overflow is told by Poll, at its place
 		p.w.drop()
 		p.raiseHealth(h)
@@ -407,7 +409,7 @@ func (p *Pipeline) closeFrame(now time.Time) error {
 		return err
 	}
 	c := frame.CompressAuto
-	if p.fill() > resumeBelow/2 {
+	if p.pressed || p.fill() > resumeBelow/2 {
 		c = frame.CompressNever // behind: CPU is what is short
 	}
 	return p.store(p.w.close(now, p.seen, c))
