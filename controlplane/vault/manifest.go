@@ -31,6 +31,7 @@ type manifest struct {
 	// Tail is the first frame of the log object that Log ends within; 0 if Log ends with an
 	// object. Its name does not follow from Log, and a listing may be late.
 	Tail   block.Seq `json:"tail,omitempty"`
+	Fences []fence   `json:"fences,omitempty"`
 	Epochs []*Epoch  `json:"epochs"` // those that lie in the runs, wholly or in part
 	Runs   []run     `json:"runs"`   // oldest first
 }

@@ -124,6 +124,9 @@ func (w *Writer) Commit(ctx context.Context, raws [][]byte) error {
 	defer w.mu.Unlock()
 	start := time.Now()
 	err := w.commit(ctx, raws)
+	for i := 1; i < loadAttempts && errors.Is(err, errOvertaken); i++ {
+		err = w.commit(ctx, raws)
+	}
 	w.m.v.metrics.committed(time.Since(start), err)
 	return err
 }
@@ -151,6 +154,11 @@ func (w *Writer) commit(ctx context.Context, raws [][]byte) error {
 			return nil
 		}
 		return err
+	}
+	if over := c.unfenced(next); len(over) > 0 {
+		if next.manifest, err = w.m.fence(ctx, c, over); err != nil {
+			return err
+		}
 	}
 	err = w.m.seal(p.key, p.kind, w.generation, sections, func(object []byte) error {
 		return w.m.v.store.Put(ctx, p.key, object)
