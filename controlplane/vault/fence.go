@@ -18,31 +18,32 @@ import (
 // fence is an epoch that is over though its base was not whole.
 type fence struct {
 	Epoch block.Epoch `json:"epoch"`
-	Base  uint64      `json:"base"` // base frames that count
+	Base  uint64      `json:"base"` // base frames that count…
+	// …once an epoch has begun here. A writer that was superseded before it could store
+	// that beginning has settled nothing.
+	Over block.Position `json:"over"`
 }
 
-// fenced is how many base frames of an epoch count, where that is settled.
-func (m *manifest) fenced(e block.Epoch) (base uint64, ok bool) {
-	i := slices.IndexFunc(m.Fences, func(f fence) bool { return f.Epoch == e })
-	if i < 0 {
-		return 0, false
+// beyond reports whether a base frame came too late to count. The log is known.
+func (c *catalog) beyond(e block.Epoch, n uint64) bool {
+	for _, f := range slices.Backward(c.manifest.Fences) {
+		if over := c.epoch(f.Over.Epoch); f.Epoch == e && over != nil && over.Begin == f.Over.Seq {
+			return n > f.Base
+		}
 	}
-	return m.Fences[i].Base, true
-}
-
-// beyond reports whether a base frame came too late to count.
-func (m *manifest) beyond(e block.Epoch, n uint64) bool {
-	base, ok := m.fenced(e)
-	return ok && n > base
+	return false
 }
 
 // unfenced are the epochs that are over in next, not in c, and have no whole base.
 func (c *catalog) unfenced(next *catalog) (list []fence) {
 	for _, e := range next.epochs {
-		over := e.Epoch >= c.last.pos.Epoch && e.Epoch < next.last.pos.Epoch
-		whole := e.Complete != 0 && e.Committed >= e.BaseFrames
-		if _, done := c.manifest.fenced(e.Epoch); over && !whole && !done {
-			list = append(list, fence{e.Epoch, e.Committed})
+		if e.Epoch < c.last.pos.Epoch || e.Epoch >= next.last.pos.Epoch || e.Complete != 0 && e.Committed >= e.BaseFrames {
+			continue
+		}
+		begun := next.last.pos.Epoch
+		f := fence{e.Epoch, e.Committed, block.Position{Epoch: begun, Seq: next.epoch(begun).Begin}}
+		if !slices.Contains(c.manifest.Fences, f) {
+			list = append(list, f)
 		}
 	}
 	return list

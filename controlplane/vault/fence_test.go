@@ -7,6 +7,7 @@ import (
 
 	"github.com/understudy-dr/understudy/controlplane/objstore"
 	"github.com/understudy-dr/understudy/controlplane/objstore/mem"
+	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/frame"
 )
 
@@ -54,5 +55,23 @@ func TestABaseObjectThatLandsLate(t *testing.T) {
 	if _, err := m.Thin(t.Context(), DefaultRetention); err != nil {
 		t.Fatal(err)
 	}
+	h.check(t, m, h.order)
+}
+
+// TestAFenceOfAnEpochThatNeverBegan settles nothing: its writer was superseded.
+func TestAFenceOfAnEpochThatNeverBegan(t *testing.T) {
+	h := newHistory(1, 64*sector)
+	store := mem.New()
+	_, w := setup(t, store, h)
+	h.begin(frame.ReasonInitial)
+	h.flush(t, w)
+	c, _ := w.m.current()
+	if _, err := w.m.fence(t.Context(), c, []fence{{Epoch: 1, Over: block.Position{Epoch: 2, Seq: 2}}}); err != nil {
+		t.Fatal(err)
+	}
+	h.baseFrame(frame.CompressNever, write{0, frame.OpWrite, 0, pattern(sector, 1)})
+	h.finish()
+	h.flush(t, w)
+	_, m := reopen(t, store, h)
 	h.check(t, m, h.order)
 }

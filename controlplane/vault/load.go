@@ -237,7 +237,7 @@ func (m *Machine) baseNames(ctx context.Context, c *catalog) (map[block.Epoch][]
 			return nil, err
 		}
 		// Thinning ends between base objects, so one is either in the runs or not.
-		if e := block.Epoch(n[0]); !c.manifest.holdsBase(e, n[1]) && !c.manifest.beyond(e, n[1]) {
+		if e := block.Epoch(n[0]); !c.manifest.holdsBase(e, n[1]) && !c.beyond(e, n[1]) {
 			names[e] = append(names[e], info.Key)
 		}
 	}
@@ -286,7 +286,7 @@ func (m *Machine) brokenBase(c *catalog, e block.Epoch, name string, err error) 
 // given; with no name it goes on to the end.
 func (m *Machine) probeBases(ctx context.Context, c *catalog, e block.Epoch, upto string) (*catalog, error) {
 	for {
-		if c.manifest.beyond(e, c.committedBase(e)+1) {
+		if c.beyond(e, c.committedBase(e)+1) {
 			return c, nil
 		}
 		name := baseName(m.id, e, c.committedBase(e)+1)
