@@ -3,11 +3,9 @@ package vault
 import (
 	"cmp"
 	"context"
-	"errors"
 	"iter"
 	"slices"
 
-	"github.com/understudy-dr/understudy/controlplane/objstore"
 	"github.com/understudy-dr/understudy/controlplane/vault/segment"
 	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/frame"
@@ -83,11 +81,10 @@ func (l *Lot) Read(ctx context.Context, put func(off int64, p []byte) error) err
 	}
 	defer f.v.raw.Put(buf)
 	raw, at, err := l.load(ctx, f, *buf)
-	switch {
-	case errors.Is(err, objstore.ErrNotFound):
+	if err != nil {
+		// The object may have been replaced by a thinning, or be damaged where this lot has
+		// no need of it; what is really wrong shows stretch by stretch.
 		return l.readAnew(ctx, put)
-	case err != nil:
-		return f.readError(l.source.key, l.disk, err)
 	}
 	*buf = raw
 	for _, s := range l.parts {
@@ -114,7 +111,7 @@ func (l *Lot) load(ctx context.Context, f *fetcher, buf []byte) (raw []byte, at 
 	return raw, at, f.readData(ctx, l.source.object, raw, l.source.dataOff+at)
 }
 
-// readAnew reads a lot whose object was replaced by a thinning.
+// readAnew reads a lot stretch by stretch, as in the order of the disk.
 func (l *Lot) readAnew(ctx context.Context, put func(off int64, p []byte) error) error {
 	for _, s := range l.parts {
 		p := make([]byte, s.End-s.Off)
