@@ -71,6 +71,9 @@ const (
 	retryLast = 1 << 20
 	// rounds by 4 KiB in which a block may be found unwritten, before it is given up.
 	rounds = 4
+	// confirmations is how often a difference is seen again before it is one: one in five
+	// writes of a busy memory-mapped page was changed on its way on a loaded machine.
+	confirmations = 5
 	// triesAtOnce bounds the small tries under way.
 	triesAtOnce = 8
 )
@@ -99,7 +102,7 @@ type Verdict struct {
 	Written *block.Set
 	// Absent has no data in the vault, but has on the disk: not compared.
 	Absent *block.Set
-	// Differs is different in the vault, twice.
+	// Differs is different in the vault, each time it was read.
 	Differs *block.Set
 	// Damaged cannot be given by the vault: an object that it needs is not usable.
 	Damaged *block.Set
@@ -216,18 +219,36 @@ func (q *Proof) each(ctx context.Context, what *block.Set, size int64, take func
 	return g.Wait()
 }
 
-// confirm reads suspects once more. What was written meanwhile stays a difference: the
-// first reading stands, and points before that write hold the wrong bytes.
+// confirm reads suspects again, each time after the file systems have written what they
+// hold. A page that is changed while it is being written (a memory-mapped file's, for one)
+// is captured as it was and stored as it became: no power cut promises it either way, and
+// the file system, which knows that it changed, writes it once more. What is a difference
+// still differs after that.
 func (q *Proof) confirm(ctx context.Context, v *Verdict, suspects *block.Set) error {
-	return q.each(ctx, suspects, retryLast, func(t Verdict) {
-		v.take(t)
-		v.Differs.Union(t.Differs)
-		v.Differs.Union(t.Written)
-		if t.Equal.Count() > 0 {
-			q.log.Warn("a difference was gone when it was read again: the disk or the vault gives one answer now and another then",
-				"disk", q.d.Path, "id", q.d.ID, "bytes", t.Equal.Bytes(), "first", t.Equal.Extents()[0].Off, "position", t.First)
+	for range confirmations {
+		if suspects.Count() == 0 {
+			return nil
 		}
-	})
+		if _, err := q.d.dev.Usage(ctx); err != nil {
+			return fmt.Errorf("resync: disk %s (%s): %w", q.d.Path, q.d.ID, err)
+		}
+		differs := block.NewSet()
+		err := q.each(ctx, suspects, retryLast, func(t Verdict) {
+			v.take(t)
+			differs.Union(t.Differs)
+			v.Written.Union(t.Written)
+			if t.Equal.Count() > 0 {
+				q.log.Warn("a difference was gone once the file systems had written: a page changed while it was being written",
+					"disk", q.d.Path, "id", q.d.ID, "bytes", t.Equal.Bytes(), "first", t.Equal.Extents()[0].Off, "position", t.First)
+			}
+		})
+		if err != nil {
+			return err
+		}
+		suspects = differs
+	}
+	v.Differs.Union(suspects)
+	return nil
 }
 
 // take adds what a fine try has settled, and what any has proved.
