@@ -41,6 +41,6 @@ func (p *Pipeline) disputed(err error) {
 	p.event(desired.Event{
 		Type: "size-disputed", Severity: desired.Warning,
 		Message: fmt.Sprintf("%v; capture has seen no change: no recovery points until they agree, tried again in %v", err, p.dispute.wait),
-		Remedy:  "compare blockdev --getsize64 with /sys/class/block/<disk>/size; if they agree, unprotect the disk and protect it again, else look at the disk (dmesg)",
+		Remedy:  "compare the size that blockdev tells with the one in /sys/class/block/<disk>/size; if they agree, unprotect the disk and protect it again, else look at the disk (dmesg)",
 	})
 }
