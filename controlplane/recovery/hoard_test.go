@@ -51,7 +51,7 @@ func TestHoardGoesOnFromItsCheckpoint(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			end := d.Reads.Load() + r.Int64N(80)
 			d.OnRead = func(int64) {
-				time.Sleep(time.Duration(1+r.IntN(12)) * time.Second)
+				time.Sleep(time.Duration(1+rand.IntN(12)) * time.Second) // several workers are in here at once
 				if d.Reads.Load() >= end {
 					cancel()
 				}
