@@ -33,7 +33,9 @@ func (s *Server) plan(m *machine) {
 	now := time.Now()
 	b, at := m.next(now, s.conf.Object)
 	switch {
-	case len(b.frames) > 0:
+	case len(b.frames) > 0, at.IsZero() && m.failures > 0 && len(m.log)+len(m.base) > 0:
+		// The latter: all that is here waits for a base that the vault may have long since,
+		// and could not be asked about when this relay started.
 		m.queued = true
 		s.ready.push(m)
 	case !at.IsZero():
@@ -256,6 +258,7 @@ func (s *Server) learn(c *channel) error {
 	switch {
 	case err != nil && !errors.Is(err, context.Canceled):
 		s.failed(m, err)
+		s.plan(m)
 	case err == nil:
 		m.mu.Lock()
 		m.away = false
