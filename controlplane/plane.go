@@ -17,6 +17,7 @@ import (
 
 	"github.com/understudy-dr/understudy/controlplane/api"
 	"github.com/understudy-dr/understudy/controlplane/failover"
+	"github.com/understudy-dr/understudy/controlplane/ingest"
 	"github.com/understudy-dr/understudy/controlplane/inventory"
 	"github.com/understudy-dr/understudy/controlplane/pki"
 	"github.com/understudy-dr/understudy/controlplane/relay"
@@ -119,7 +120,7 @@ func (p *plane) openRelay(ctx context.Context) (*relay.Server, error) {
 	return relay.Open(ctx, relay.Config{
 		Addr:       p.options.relayListen,
 		TLS:        wire.RelayTLS(own.Certificate, p.authority.Pool()),
-		Vault:      relayVault{p.past.vault},
+		Vault:      ingest.Vault{Vault: p.past.vault},
 		Authorize:  authorize(p.inventory),
 		Event:      p.events.take,
 		SpoolDir:   p.options.path(spoolName),

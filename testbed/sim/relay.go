@@ -3,10 +3,10 @@ package sim
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync/atomic"
 	"time"
 
+	"github.com/understudy-dr/understudy/controlplane/ingest"
 	"github.com/understudy-dr/understudy/controlplane/objstore"
 	"github.com/understudy-dr/understudy/controlplane/relay"
 	"github.com/understudy-dr/understudy/controlplane/vault"
@@ -51,7 +51,7 @@ func (s *server) start() error {
 	v, err := vault.Open(context.Background(), s.w.retrying(way), vaultOptions("relay "+s.name))
 	if err == nil {
 		s.relay, err = relay.Open(context.Background(), relay.Config{
-			Listener: net, Vault: &counter{Vault: v, w: s.w, inside: make(chan struct{}, 1)}, SpoolDir: spoolDir,
+			Listener: net, Vault: &counter{Vault: ingest.Vault{Vault: v}, w: s.w, inside: make(chan struct{}, 1)}, SpoolDir: spoolDir,
 			SpoolFiles: spoolFiles{process: s.p, m: s.spool, lie: s.w.mutant.Lie},
 			PerMachine: 96 << 10, Window: 48 << 10, SpoolLimit: 160 << 20, Object: 64 << 10, Workers: 2,
 			Authorize: func(context.Context, block.MachineID, string) (relay.Policy, error) {
@@ -91,11 +91,11 @@ func (w *world) retrying(s objstore.Store) objstore.Store {
 	return objstore.Retry(s, objstore.RetryPolicy{Attempts: 2, First: 50 * time.Millisecond, Max: 100 * time.Millisecond})
 }
 
-// counter is the vault as the relay needs it. One call is inside at a time: the vault's
+// counter counts what a relay asks of the vault. One call is inside at a time: the vault's
 // locks are held over its calls to the store, and in a bubble of fake time a goroutine
 // that waits for a lock keeps the clock from going on.
 type counter struct {
-	*vault.Vault
+	ingest.Vault
 	w      *world
 	inside chan struct{}
 }
@@ -117,7 +117,7 @@ func (v *counter) OpenWriter(ctx context.Context, id block.MachineID) (relay.Wri
 	defer leave()
 	w, err := v.Vault.OpenWriter(ctx, id)
 	if err != nil {
-		return nil, classed(err)
+		return nil, err
 	}
 	v.w.count("lease taken")
 	return teller{w, v}, nil
@@ -129,27 +129,13 @@ func (v *counter) RangeHashes(ctx context.Context, id block.MachineID, at block.
 		return nil, err
 	}
 	defer leave()
-	m, err := v.Machine(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	if at == (block.Position{}) {
-		h, err := m.RangeHashes(ctx, at, disk, off, n, granule)
-		return h, classed(err)
-	}
-	h, err := m.ProofHashes(ctx, at, disk, off, n, granule)
-	return h, classed(err)
+	return v.Vault.RangeHashes(ctx, id, at, disk, off, n, granule)
 }
 
-// teller is a machine's writer as the relay needs it.
+// teller is a machine's writer that is counted.
 type teller struct {
-	*vault.Writer
+	relay.Writer
 	v *counter
-}
-
-func (t teller) State() relay.State {
-	s := t.Writer.State()
-	return relay.State{Last: s.Last, Closed: s.Closed, Base: s.Base}
 }
 
 func (t teller) Commit(ctx context.Context, frames [][]byte) error {
@@ -160,26 +146,10 @@ func (t teller) Commit(ctx context.Context, frames [][]byte) error {
 	defer leave()
 	if err := t.Writer.Commit(ctx, frames); err != nil {
 		t.v.w.count("commit failed")
-		return classed(err)
+		return err
 	}
 	t.v.w.committed(frames)
 	return nil
-}
-
-// classed gives an error the class that the relay tells its events by.
-func classed(err error) error {
-	for class, known := range map[error]error{
-		objstore.ErrFull:     relay.ErrVaultFull,
-		objstore.ErrReadOnly: relay.ErrVaultReadOnly,
-		vault.ErrStaleWriter: relay.ErrLeaseLost,
-		vault.ErrConflict:    relay.ErrVaultRefused,
-		vault.ErrContinuity:  relay.ErrVaultRefused,
-	} {
-		if errors.Is(err, class) {
-			return fmt.Errorf("%w: %w", known, err)
-		}
-	}
-	return err
 }
 
 // relayEvent counts what a relay tells.

@@ -2,75 +2,13 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 
 	"github.com/understudy-dr/understudy/controlplane/inventory"
-	"github.com/understudy-dr/understudy/controlplane/objstore"
 	"github.com/understudy-dr/understudy/controlplane/relay"
-	"github.com/understudy-dr/understudy/controlplane/vault"
 	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/desired"
 )
-
-// relayVault is the vault as the relay needs it.
-type relayVault struct{ *vault.Vault }
-
-// OpenWriter implements relay.Vault.
-func (v relayVault) OpenWriter(ctx context.Context, id block.MachineID) (relay.Writer, error) {
-	w, err := v.Vault.OpenWriter(ctx, id)
-	if err != nil {
-		return nil, relayError(err)
-	}
-	return relayWriter{w}, nil
-}
-
-// RangeHashes implements relay.Vault.
-func (v relayVault) RangeHashes(ctx context.Context, id block.MachineID, at block.Position, disk block.DiskID, off, n, granule int64) ([]block.Hash16, error) {
-	m, err := v.Machine(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	if at == (block.Position{}) {
-		h, err := m.RangeHashes(ctx, at, disk, off, n, granule)
-		return h, relayError(err)
-	}
-	h, err := m.ProofHashes(ctx, at, disk, off, n, granule)
-	return h, relayError(err)
-}
-
-// relayWriter is a machine's writer as the relay needs it.
-type relayWriter struct{ *vault.Writer }
-
-// State implements relay.Writer.
-func (w relayWriter) State() relay.State {
-	s := w.Writer.State()
-	return relay.State{Last: s.Last, Closed: s.Closed, Base: s.Base}
-}
-
-// Commit implements relay.Writer.
-func (w relayWriter) Commit(ctx context.Context, frames [][]byte) error {
-	return relayError(w.Writer.Commit(ctx, frames))
-}
-
-// relayError gives an error the class that the relay tells its events by.
-func relayError(err error) error {
-	for class, known := range map[error]error{
-		objstore.ErrFull:     relay.ErrVaultFull,
-		objstore.ErrReadOnly: relay.ErrVaultReadOnly,
-		vault.ErrStaleWriter: relay.ErrLeaseLost,
-		vault.ErrConflict:    relay.ErrVaultRefused,
-		vault.ErrContinuity:  relay.ErrVaultRefused,
-		vault.ErrDamaged:     relay.ErrVaultDamaged,
-		vault.ErrNoPoint:     relay.ErrVaultNoPoint,
-	} {
-		if errors.Is(err, class) {
-			return fmt.Errorf("%w: %w", known, err)
-		}
-	}
-	return err
-}
 
 // authorize lets a machine send if its certificate holds and it is known, and says by
 // which policy.
