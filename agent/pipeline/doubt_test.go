@@ -44,6 +44,72 @@ func (k *kernel) unseen(id block.DiskID) {
 	k.mu.Unlock()
 }
 
+// overwritten has the machine lose its memory, and write a disk anew while nothing watches.
+func (w *world) overwritten(id block.DiskID) {
+	w.k.crash()
+	for b := range blocks {
+		w.k.write(id, b)
+	}
+}
+
+// TestCaptureGoneWhileTheJournalStays: the pins were removed, or belong to a version
+// that cannot be taken up, in the boot that the journal is of. What was written while
+// nothing watched is in no dirty map, and the disks are not even tracked at the start.
+func TestCaptureGoneWhileTheJournalStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.start(capture.Resume{})
+		w.settled()
+		w.kill()
+		w.overwritten(w.disks[0])
+		w.start(capture.Resume{Detail: "of another version"})
+		w.settled()
+		if s := w.p.Status(); s.Reason != string(frame.ReasonUncleanStop) {
+			t.Errorf("epoch %d began for %q, want unclean-stop", s.Epoch, s.Reason)
+		}
+		w.kill()
+	})
+}
+
+// TestCaptureBegunAnewByAnAgentThatDied: it put new programs into the kernel and ended
+// before it could write down why, as where its journal's disk was not mounted yet. The
+// next agent finds the capture intact, and it knows nothing of what was written before.
+func TestCaptureBegunAnewByAnAgentThatDied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.start(capture.Resume{})
+		w.settled()
+		w.kill()
+		w.overwritten(w.disks[0])
+		w.start(capture.Resume{Intact: true})
+		w.settled()
+		if s := w.p.Status(); s.Reason != string(frame.ReasonUncleanStop) {
+			t.Errorf("epoch %d began for %q, want unclean-stop", s.Epoch, s.Reason)
+		}
+		w.kill()
+	})
+}
+
+// TestDoubtOutlivesTheAgent: an agent that knows the disks to be in doubt, and is
+// killed before it could open the epoch that says so, must not leave its successor with
+// nothing but the dirty maps.
+func TestDoubtOutlivesTheAgent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.start(capture.Resume{})
+		w.settled()
+		w.kill()
+		w.overwritten(w.disks[0])
+		w.start(capture.Resume{Detail: "of another version"})
+		w.disconnect() // before a welcome: no epoch can begin
+		time.Sleep(time.Second)
+		w.kill()
+		w.start(capture.Resume{Intact: true})
+		w.settled()
+		w.kill()
+	})
+}
+
 // TestDoubtThatTheJournalDoesNotTake outlives the agent all the same.
 func TestDoubtThatTheJournalDoesNotTake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -124,10 +190,7 @@ func TestDoubtOutlivesIdleness(t *testing.T) {
 		w.start(capture.Resume{})
 		w.settled()
 		w.kill()
-		w.k.crash()
-		for b := range blocks {
-			w.k.write(w.disks[1], b)
-		}
+		w.overwritten(w.disks[1])
 		all, ctx := w.disks, context.Background()
 		w.disks = all[:1]
 		w.start(capture.Resume{Detail: "of another version"})
