@@ -3,6 +3,7 @@ package frame
 import (
 	"encoding/binary"
 	"math/bits"
+	"unsafe"
 )
 
 // The LZ4 block format, written. Reading it is lz4's part, which does it in assembly;
@@ -14,9 +15,10 @@ const (
 	lz4TableBits = 13
 	lz4Window    = 1<<16 - 1 // a match is at most so far back
 	lz4MinMatch  = 4
-	// By the format the last bytes are literals, and no match begins close to the end.
+	// By the format the last five bytes are literals, and no match begins in the last twelve;
+	// here sixteen, so that sixteen may be read wherever a match is looked for.
 	lz4LastLiterals = 5
-	lz4LastMatch    = 12
+	lz4LastMatch    = 16
 	// After 1<<lz4SkipBits bytes without a match every second position is tried only, after
 	// twice that every third: noise is passed over.
 	lz4SkipBits = 6
@@ -32,104 +34,119 @@ func lz4Room(limit int) int { return limit + lz4Slack }
 // pack compresses src into dst and returns the length of the result, or 0 if that is
 // more than limit. len(dst) is at least lz4Room(limit).
 func (t *lz4Table) pack(dst, src []byte, limit int) int {
-	clear(t[:])
-	o := lz4Writer{dst: dst, limit: limit}
-	anchor, end := 0, len(src)-lz4LastMatch
-	for at := 1; at < end; {
-		here := binary.LittleEndian.Uint64(src[at:])
+	limit = min(limit, len(dst)-lz4Slack)
+	to, from := rawOf(dst), rawOf(src)
+	n, anchor := 0, 0 // bytes written; of src, up to where
+	if len(src) > lz4LastMatch {
+		clear(t[:])
+	}
+	for at, end := 1, len(src)-lz4LastMatch; at < end; {
+		here := from.u64(at)
 		slot := lz4Hash(here)
 		ref := int(t[slot])
 		t[slot] = uint32(at)
-		if uint32(here) != binary.LittleEndian.Uint32(src[ref:]) || at-ref > lz4Window {
+		if uint32(here) != from.u32(ref) || at-ref > lz4Window {
 			at += 1 + (at-anchor)>>lz4SkipBits
 			continue
 		}
-		off, from := at-ref, at
-		for from > anchor && from > off && src[from-1] == src[from-off-1] {
-			from--
+		off, begin := at-ref, at
+		for begin > anchor && begin > off && from.u8(begin-1) == from.u8(begin-off-1) {
+			begin--
 		}
-		at = lz4MatchEnd(src, at+lz4MinMatch, off)
-		if !o.sequence(src, anchor, from, off, at-from-lz4MinMatch) {
+		at = from.matchEnd(at+lz4MinMatch, off, len(src)-lz4LastLiterals)
+		lit, extra := begin-anchor, at-begin-lz4MinMatch
+		if n+lit+lit/255+extra/255+8 > limit {
 			return 0
 		}
+		if lit < 15 && extra < 15 {
+			// Sixteen bytes are copied faster than as many as needed; what is too much is
+			// overwritten next.
+			to.put8(n, byte(lit<<4|extra))
+			to.copy16(n+1, from, anchor)
+			n += 3 + lit
+		} else {
+			n = to.sequence(n, from.bytes(anchor, lit), extra)
+		}
+		to.put16(n-2, uint16(off))
+		if extra >= 15 {
+			n = to.length(n, extra)
+		}
 		if anchor = at; at < end {
-			t[lz4Hash(binary.LittleEndian.Uint64(src[at-2:]))] = uint32(at - 2)
+			t[lz4Hash(from.u64(at-2))] = uint32(at - 2)
 		}
 	}
-	return o.literals(src[anchor:])
+	return to.last(n, src[anchor:], limit)
 }
 
 // lz4Hash is of five bytes: matches of four are seldom worth their three.
 func lz4Hash(v uint64) uint64 { return v << 24 * 889523592379 >> (64 - lz4TableBits) }
 
-// lz4MatchEnd is how far src from at on repeats what lies off bytes before it.
-func lz4MatchEnd(src []byte, at, off int) int {
-	end := len(src) - lz4LastLiterals
+// raw is memory without bounds: the checks that the compiler cannot see to be needless
+// cost a third of the whole. What keeps pack within its memory: of src it reads up to
+// sixteen bytes from a place before len(src)-lz4LastMatch on; of dst it writes no more
+// than it has found room for below the limit, and sixteen bytes behind that at most.
+type raw struct{ p unsafe.Pointer }
+
+func rawOf(b []byte) raw { return raw{unsafe.Pointer(unsafe.SliceData(b))} }
+
+func (r raw) bytes(at, n int) []byte { return unsafe.Slice((*byte)(unsafe.Add(r.p, at)), n) }
+func (r raw) put8(at int, v byte)    { *(*byte)(unsafe.Add(r.p, at)) = v }
+func (r raw) put16(at int, v uint16) {
+	binary.LittleEndian.PutUint16((*[2]byte)(unsafe.Add(r.p, at))[:], v)
+}
+
+func (r raw) copy16(at int, src raw, from int) {
+	*(*[16]byte)(unsafe.Add(r.p, at)) = *(*[16]byte)(unsafe.Add(src.p, from))
+}
+
+func (r raw) u8(at int) byte { return *(*byte)(unsafe.Add(r.p, at)) }
+func (r raw) u32(at int) uint32 {
+	return binary.LittleEndian.Uint32((*[4]byte)(unsafe.Add(r.p, at))[:])
+}
+func (r raw) u64(at int) uint64 {
+	return binary.LittleEndian.Uint64((*[8]byte)(unsafe.Add(r.p, at))[:])
+}
+
+// matchEnd is how far the memory from at on, and before end, repeats what lies off bytes before it.
+func (r raw) matchEnd(at, off, end int) int {
 	for at+8 <= end {
-		if d := binary.LittleEndian.Uint64(src[at:]) ^ binary.LittleEndian.Uint64(src[at-off:]); d != 0 {
+		if d := r.u64(at) ^ r.u64(at-off); d != 0 {
 			return at + bits.TrailingZeros64(d)>>3
 		}
 		at += 8
 	}
-	for at < end && src[at] == src[at-off] {
+	for at < end && r.u8(at) == r.u8(at-off) {
 		at++
 	}
 	return at
 }
 
-type lz4Writer struct {
-	dst   []byte
-	n     int
-	limit int
+// sequence writes, at n, a token, literals and the room for an offset. It returns where
+// that ends; the length of the match, where the token does not hold it, comes there.
+func (r raw) sequence(n int, literals []byte, extra int) int {
+	r.put8(n, byte(min(len(literals), 15)<<4|min(extra, 15)))
+	n = r.length(n+1, len(literals))
+	return n + copy(r.bytes(n, len(literals)), literals) + 2
 }
 
-// sequence writes the literals src[from:to] and a match of extra+4 bytes. It reports
-// whether there was room.
-func (o *lz4Writer) sequence(src []byte, from, to, off, extra int) bool {
-	lit := to - from
-	if o.n+lit+lit/255+extra/255+8 > o.limit {
-		return false
-	}
-	token := o.n
-	o.n++
-	if lit < 15 && from+16 <= len(src) {
-		// Sixteen bytes are copied faster than as many as needed; what is too much is
-		// overwritten next.
-		le, d, s := binary.LittleEndian, o.dst[o.n:o.n+16], src[from:from+16]
-		le.PutUint64(d, le.Uint64(s))
-		le.PutUint64(d[8:], le.Uint64(s[8:]))
-	} else {
-		o.length(lit)
-		copy(o.dst[o.n:], src[from:to])
-	}
-	o.n += lit
-	binary.LittleEndian.PutUint16(o.dst[o.n:], uint16(off))
-	o.n += 2
-	o.length(extra)
-	o.dst[token] = byte(min(lit, 15)<<4 | min(extra, 15))
-	return true
-}
-
-// literals writes the end of the block and returns the length of all of it, or 0.
-func (o *lz4Writer) literals(src []byte) int {
-	if o.n+len(src)+len(src)/255+2 > o.limit {
+// last writes the end of the block and returns the length of all of it, or 0.
+func (r raw) last(n int, literals []byte, limit int) int {
+	if n+len(literals)+len(literals)/255+2 > limit {
 		return 0
 	}
-	o.dst[o.n] = byte(min(len(src), 15) << 4)
-	o.n++
-	o.length(len(src))
-	return o.n + copy(o.dst[o.n:], src)
+	return r.sequence(n, literals, 0) - 2
 }
 
-// length writes what of a length its half of the token does not hold.
-func (o *lz4Writer) length(n int) {
-	if n -= 15; n < 0 {
-		return
+// length writes what of a length its half of the token does not hold, and returns where
+// that ends.
+func (r raw) length(n, length int) int {
+	if length -= 15; length < 0 {
+		return n
 	}
-	for ; n >= 255; n -= 255 {
-		o.dst[o.n] = 255
-		o.n++
+	for ; length >= 255; length -= 255 {
+		r.put8(n, 255)
+		n++
 	}
-	o.dst[o.n] = byte(n)
-	o.n++
+	r.put8(n, byte(length))
+	return n + 1
 }
