@@ -115,7 +115,8 @@ func drawJob(t *table, j inventory.Job) {
 func await(ctx context.Context, c *client, id string, bar io.Writer) (inventory.Job, error) {
 	b := newBar(bar)
 	defer b.done()
-	for pause := firstPoll; ; pause = min(pause*3/2, pollEvery) {
+	// A tenth of what it took so far is the most that a job's end goes unnoticed.
+	for pause := firstPoll; ; pause = min(pause+pause/10, pollEvery) {
 		j, err := get[inventory.Job](ctx, c, jobPath(id), nil)
 		if err != nil {
 			return j, err
