@@ -409,8 +409,8 @@ func (p *Pipeline) closeFrame(now time.Time) error {
 		return err
 	}
 	c := frame.CompressAuto
-	if p.pressed || p.fill() > resumeBelow/2 {
-		c = frame.CompressNever // behind: CPU is what is short
+	if p.pressed { // behind the kernel: CPU is what is short; behind the relay, it may be the wire
+		c = frame.CompressNever
 	}
 	return p.store(p.w.close(now, p.seen, c))
 }

@@ -48,8 +48,10 @@ func onChurned(ctx context.Context, b *bench, data string, f func(*churned) erro
 func churn(data string) func(context.Context, *bench) error {
 	return func(ctx context.Context, b *bench) error {
 		return onChurned(ctx, b, data, func(c *churned) error {
-			if err := c.cost(ctx); err != nil {
-				return err
+			for _, rate := range costRates {
+				if err := c.cost(ctx, rate); err != nil {
+					return err
+				}
 			}
 			return c.held(ctx)
 		})
@@ -113,16 +115,17 @@ func (c *churned) try(ctx context.Context, rate float64, length time.Duration) (
 	return true, "", nil
 }
 
-// costRate is a churn that both sides hold easily, MB/s.
-const costRate = 50
+// costRates are churns at which the cost is measured, MB/s: what both sides hold easily,
+// where much of it is waking up, and what keeps them busy.
+var costRates = []float64{50, 200}
 
 // cost measures the processor time of both sides for a GiB of churn, from the write to
 // the commit.
-func (c *churned) cost(ctx context.Context) error {
+func (c *churned) cost(ctx context.Context, rate float64) error {
 	length := pick(c.bench, 4*time.Second, 2*time.Second)
 	var agent, control []float64
 	for range pick(c.bench, 5, 3) {
-		a, r, err := c.costOnce(ctx, length)
+		a, r, err := c.costOnce(ctx, rate, length)
 		if err != nil {
 			return err
 		}
@@ -133,7 +136,7 @@ func (c *churned) cost(ctx context.Context) error {
 		cost []float64
 	}{{"agent", agent}, {"relay", control}} {
 		err := c.add(row{
-			ID: "churn/" + c.data + "/cpu-" + side.name, What: fmt.Sprintf("processor time of the %s per GiB of churn, %s data", side.name, c.data),
+			ID: fmt.Sprintf("churn/%s/cpu-%s-%.0f", c.data, side.name, rate), What: fmt.Sprintf("processor time of the %s per GiB of churn at %.0f MB/s, %s data", side.name, rate, c.data),
 			Unit: "CPU-s/GiB", Better: lower, Value: spreadOf(side.cost), Rounds: len(side.cost),
 		})
 		if err != nil {
@@ -143,12 +146,12 @@ func (c *churned) cost(ctx context.Context) error {
 	return nil
 }
 
-func (c *churned) costOnce(ctx context.Context, length time.Duration) (agent, control float64, err error) {
+func (c *churned) costOnce(ctx context.Context, rate float64, length time.Duration) (agent, control float64, err error) {
 	a0, r0, err := c.used()
 	if err != nil {
 		return 0, 0, err
 	}
-	written, err := c.w.write(ctx, costRate*1e6, length)
+	written, err := c.w.write(ctx, rate*1e6, length)
 	if err == nil {
 		err = c.pointAfter(ctx, c.machine, time.Now())
 	}

@@ -42,7 +42,7 @@ type blocks map[int64]uint64
 // withHistory makes one and runs f on it. The agent has ended by then.
 func withHistory(ctx context.Context, b *bench, f func(*history) error) error {
 	return b.onStage(ctx, func(s *stage) error {
-		h := &history{bench: b, stage: s, size: pick(b, int64(256*mib), 64*mib), r: rand.New(rand.NewPCG(8, 9))}
+		h := &history{bench: b, stage: s, size: pick(b, int64(512*mib), 64*mib), r: rand.New(rand.NewPCG(8, 9))}
 		if err := h.begin(ctx); err != nil {
 			return err
 		}

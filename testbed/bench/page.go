@@ -24,8 +24,8 @@ slower than the capture. *disk* is a file on this machine's real disk, O_DIRECT 
 for the disk.`},
 	{"churn", "Churn, and what it costs", `Direct writes of 128 KiB at random places of a disk in memory, at a steady rate; agent and control plane with default
 settings on the same processors as the writer. *held*: the highest rate of a ladder without one fallback to the dirty
-map. Processor time is from the write to the commit in the vault, at ` + fmt.Sprint(costRate) + ` MB/s. *mixed* data packs to about six tenths by LZ4,
-*raw* not at all.`},
+map. Processor time is from the write to the commit in the vault, at the rate
+that ends the name, MB/s. *mixed* data packs to about six tenths by LZ4, *raw* not at all.`},
 	{"rpo", "RPO", `The age of the newest recoverable point as the operator sees it, asked ten times a second under steady churn of mixed
 data; the policy asks for 3 s.`},
 	{"copy", "Initial copy and catch-up", `Speed compared with tools that copy disks, from the same loop device to the same real disk, caches dropped before each.
