@@ -68,7 +68,7 @@ ONLY ?=
 bench: build
 	scripts/setup.sh bench
 	$(GO) build -trimpath -o bin/bench ./testbed/bench
-	bin/bench -bin bin -only '$(ONLY)' -json testbed/RESULTS.json -page testbed/RESULTS.md
+	bin/bench -bin bin -only '$(ONLY)' -json testbed/RESULTS.json -page testbed/RESULTS.md -readme README.md
 
 bench-quick: build
 	scripts/setup.sh bench

@@ -34,6 +34,7 @@ func main() {
 	list := flag.Bool("list", false, "name the cases and end")
 	out := flag.String("json", "", "keep the rows in this file, with those of earlier runs")
 	page := flag.String("page", "", "write the page here, from the JSON")
+	readme := flag.String("readme", "", "put the few figures that a user chooses by into this document")
 	proofs := flag.String("proofs", "testbed/out", "directory where tests that prove things leave what they found, for the page")
 	flag.Parse()
 	if *list {
@@ -43,7 +44,7 @@ func main() {
 		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	code := run(ctx, *bin, *only, *quick, *out, *page, *proofs)
+	code := run(ctx, *bin, *only, *quick, *out, documents{*page, *readme, *proofs})
 	stop()
 	os.Exit(code)
 }
@@ -54,6 +55,22 @@ type bench struct {
 	quick bool
 	host  host
 	book  *book
+}
+
+// documents are written from what is known at the end of a run; "" is left alone.
+type documents struct {
+	page, readme string
+	proofs       string // directory
+}
+
+func (d documents) write(k *book) (failed error) {
+	if d.page != "" {
+		failed = errors.Join(k.takeProofs(d.proofs), writePage(d.page, k))
+	}
+	if d.readme != "" {
+		failed = errors.Join(failed, writeExcerpt(d.readme, k))
+	}
+	return failed
 }
 
 // benchCase measures some rows in a laboratory of its own. The ids of its rows begin with
@@ -76,7 +93,7 @@ var cases = []benchCase{
 	{"fleet", fleet, false},
 }
 
-func run(ctx context.Context, bin, only string, quick bool, out, page, proofs string) int {
+func run(ctx context.Context, bin, only string, quick bool, out string, docs documents) int {
 	pattern, err := regexp.Compile(only)
 	if err == nil {
 		bin, err = filepath.Abs(bin)
@@ -92,9 +109,7 @@ func run(ctx context.Context, bin, only string, quick bool, out, page, proofs st
 	b := &bench{bin: bin, quick: quick, host: thisHost(), book: kept}
 	failed := b.measure(ctx, pattern)
 	printTable(os.Stdout, b.book.measured())
-	if page != "" {
-		failed = errors.Join(failed, b.book.takeProofs(proofs), writePage(page, b.book))
-	}
+	failed = errors.Join(failed, docs.write(b.book))
 	switch {
 	case ctx.Err() != nil:
 		fmt.Fprintln(os.Stderr, "bench: interrupted; what was measured is kept")
