@@ -176,9 +176,6 @@ func loadPins(dir string) (*objects, error) {
 			err = fmt.Errorf("the map %s is missing", name)
 		}
 	}
-	if err == nil && o.links["submit"] == nil {
-		err = errors.New("the capture program is not attached")
-	}
 	if err != nil {
 		o.close()
 		return nil, fmt.Errorf("pins under %s are not usable: %w", live, err)

@@ -290,6 +290,8 @@ func TestAnotherLayoutBeginsAnew(t *testing.T) {
 	}{
 		{"layout", func(s *source) { s.state.Layout++ }},
 		{"link", func(s *source) { must(t, os.Remove(filepath.Join(s.dir, "live/links/submit"))) }},
+		{"second link", func(s *source) { must(t, os.Remove(filepath.Join(s.dir, "live/links/failure"))) }},
+		{"build", func(s *source) { must(t, os.Remove(filepath.Join(s.dir, "live/maps/build"))) }},
 		{"map", func(s *source) { must(t, os.Remove(filepath.Join(s.dir, "live/maps/dirty"))) }},
 		{"size", func(s *source) {
 			path := filepath.Join(s.dir, "live/maps/devices")

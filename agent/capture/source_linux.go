@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -35,7 +36,9 @@ type source struct {
 	log  *slog.Logger
 	dir  string   // of the pins
 	lock *os.File // held as long as the source is open
-	spec *ebpf.CollectionSpec
+	// object are the programs as compiled, spec what was read from them.
+	object []byte
+	spec   *ebpf.CollectionSpec
 	*objects
 	*shared
 
@@ -64,17 +67,22 @@ type tracked struct {
 // Open finds the capture that an earlier process left in the kernel under the same
 // instance, or begins one. ErrBusy, ErrUnsupported.
 func Open(o Options) (Source, Resume, error) {
+	return openBuild(o, bpf.Object())
+}
+
+// openBuild is Open of an agent that carries these programs.
+func openBuild(o Options, object []byte) (Source, Resume, error) {
 	if err := o.complete(); err != nil {
 		return nil, Resume{}, err
 	}
 	if err := mountBPFFS(o.BPFFS); err != nil {
 		return nil, Resume{}, err
 	}
-	spec, err := bpf.LoadCapture()
+	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
 	if err != nil {
-		return nil, Resume{}, err
+		return nil, Resume{}, fmt.Errorf("capture: reading the programs of this agent: %w", err)
 	}
-	s := &source{log: o.Log, spec: spec, dir: filepath.Join(o.BPFFS, "understudy", o.Instance), tracked: map[block.DiskID]*tracked{}, audits: map[block.DiskID]*audit{}}
+	s := &source{log: o.Log, object: object, spec: spec, dir: filepath.Join(o.BPFFS, "understudy", o.Instance), tracked: map[block.DiskID]*tracked{}, audits: map[block.DiskID]*audit{}}
 	if s.lock, err = lockDir(s.dir); err != nil {
 		return nil, Resume{}, err
 	}
@@ -119,38 +127,46 @@ func lockDir(dir string) (*os.File, error) {
 }
 
 func (s *source) resumeOrStart(o Options) (Resume, error) {
-	objects, err := loadPins(s.dir)
-	if err == nil {
-		if err = checkLayout(s.spec, objects); err != nil {
-			objects.close()
-		}
+	k, err := inspectKernel()
+	if err != nil {
+		return Resume{}, err
 	}
-	if err == nil {
-		s.objects = objects
-		if err = s.adopt(); err == nil {
-			s.log.Info("capture resumed", "pins", s.dir, "disks", len(s.tracked), "unread_bytes", s.ring.producer()-s.ring.consumer())
-			return Resume{Intact: true}, nil
-		}
-		s.letGo()
+	if err = s.resume(k); err == nil {
+		s.log.Info("capture resumed", "pins", s.dir, "disks", len(s.tracked), "unread_bytes", s.ring.producer()-s.ring.consumer())
+		return Resume{Intact: true}, nil
 	}
+	s.letGo()
 	var r Resume
 	if !errors.Is(err, errNoPins) {
 		r.Detail = err.Error()
 		s.log.Warn("capture begins anew", "pins", s.dir, "cause", err)
 	}
-	return r, s.start(o)
+	return r, s.start(o, k)
+}
+
+// resume takes over what was pinned, if it is what this agent would have pinned.
+func (s *source) resume(k *kernel) (err error) {
+	if s.objects, err = loadPins(s.dir); err != nil {
+		return err
+	}
+	if err := checkLayout(s.spec, s.objects); err != nil {
+		return err
+	}
+	if err := buildOf(s.object, k).check(s.objects, k); err != nil {
+		return err
+	}
+	return s.adopt()
 }
 
 // start loads, attaches and pins everything anew.
-func (s *source) start(o Options) error {
+func (s *source) start(o Options, k *kernel) (err error) {
 	if err := unpin(filepath.Join(s.dir, "live")); err != nil {
 		return err
 	}
-	k, err := inspectKernel()
-	if err != nil {
+	if s.objects, err = loadObjects(s.spec, k, o.RingBytes); err != nil {
 		return err
 	}
-	if s.objects, err = loadObjects(s.spec, k, o.RingBytes); err != nil {
+	if s.maps[buildPin], err = buildOf(s.object, k).keep(); err != nil {
 		return err
 	}
 	if s.shared, err = openShared(s.maps); err != nil {
