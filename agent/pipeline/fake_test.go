@@ -326,6 +326,7 @@ func (d device) Size() (int64, error) { return d.d.Disk.Size, nil }
 func (d device) Usage(context.Context) (resync.Usage, error) {
 	return resync.Usage{Layout: "whole"}, nil
 }
+func (d device) Sync(context.Context) error         { return nil }
 func (d device) Layout() (string, error)            { return "whole", nil }
 func (d device) Activity() (resync.Activity, error) { return resync.Activity{}, nil }
 

@@ -151,7 +151,8 @@ func (d slowDisk) Size() (int64, error) { return d.k.Size(d.id) }
 func (d slowDisk) Usage(context.Context) (resync.Usage, error) {
 	return resync.Usage{Layout: "whole"}, nil
 }
-func (d slowDisk) Layout() (string, error) { return "whole", nil }
+func (d slowDisk) Sync(context.Context) error { return nil }
+func (d slowDisk) Layout() (string, error)    { return "whole", nil }
 func (d slowDisk) Activity() (resync.Activity, error) {
 	return resync.Activity{}, errors.ErrUnsupported
 }

@@ -21,6 +21,10 @@ type Device interface {
 	Size() (int64, error)
 	// Usage finds free space and makes leaving it out safe (see usage.go).
 	Usage(ctx context.Context) (Usage, error)
+	// Sync has written to the disk whatever anybody holds in memory that belongs there:
+	// file systems and page caches, however they are stacked on it. The error tells who
+	// could not be made to; the others have.
+	Sync(ctx context.Context) error
 	// Layout is what Usage.Layout would be now.
 	Layout() (string, error)
 	// Activity counts what everybody did to the disk so far.

@@ -27,6 +27,7 @@ func openDevice(t Target) (Device, error) {
 
 func (d plainDevice) Size() (int64, error)        { return d.size, nil }
 func (d plainDevice) Layout() (string, error)     { return wholeDisk, nil }
+func (d plainDevice) Sync(context.Context) error  { return errors.ErrUnsupported }
 func (d plainDevice) Activity() (Activity, error) { return Activity{}, errors.ErrUnsupported }
 func (d plainDevice) Usage(context.Context) (Usage, error) {
 	return Usage{Free: block.NewSet(), Layout: wholeDisk}, nil

@@ -17,10 +17,11 @@ import (
 
 // mount is a mounted file system that lies directly on the disk or on a partition.
 type mount struct {
-	part  part
-	fs    string // "ext4", "xfs", …
-	point string
-	super string // options of the super block
+	part   part
+	fs     string // "ext4", "xfs", …
+	point  string
+	source string // "/dev/sda1", or whatever the file system calls it
+	super  string // options of the super block
 	// between is called between asking for free space and syncing; for tests.
 	between func()
 }
@@ -86,7 +87,7 @@ func parseMount(line string) (m mount, dev string, ok bool) {
 	if !cut || len(h) < 6 || len(t) < 3 {
 		return m, "", false
 	}
-	return mount{fs: t[0], point: unescape(h[4]), super: t[2]}, h[2], true
+	return mount{fs: t[0], point: unescape(h[4]), source: unescape(t[1]), super: t[2]}, h[2], true
 }
 
 // unescape undoes the kernel's \ooo for blanks and the like in paths.

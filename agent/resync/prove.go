@@ -229,11 +229,15 @@ func (q *Proof) confirm(ctx context.Context, v *Verdict, suspects *block.Set) er
 		if suspects.Count() == 0 {
 			return nil
 		}
-		if _, err := q.d.dev.Usage(ctx); err != nil {
-			return fmt.Errorf("resync: disk %s (%s): %w", q.d.Path, q.d.ID, err)
+		err := q.d.dev.Sync(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil { // a difference must not stay hidden behind a file system that hangs
+			q.log.Warn("not everything was written before a difference is looked at again", "disk", q.d.Path, "id", q.d.ID, "err", err)
 		}
 		differs := block.NewSet()
-		err := q.each(ctx, suspects, retryLast, func(t Verdict) {
+		err = q.each(ctx, suspects, retryLast, func(t Verdict) {
 			v.take(t)
 			differs.Union(t.Differs)
 			v.Written.Union(t.Written)

@@ -59,6 +59,7 @@ func (d *memDisk) ReadAt(p []byte, off int64) (int, error) {
 func (d *memDisk) Close() error                         { return nil }
 func (d *memDisk) Size() (int64, error)                 { return int64(len(d.data)), nil }
 func (d *memDisk) Usage(context.Context) (Usage, error) { return d.usage, nil }
+func (d *memDisk) Sync(context.Context) error           { return nil }
 func (d *memDisk) Activity() (Activity, error)          { return Activity{}, errors.ErrUnsupported }
 func (d *memDisk) Layout() (string, error) {
 	if d.layout != "" {

@@ -207,6 +207,7 @@ type device struct {
 func (d device) ReadAt(p []byte, off int64) (int, error) { return d.k.ReadAt(d.id, p, off) }
 func (d device) Close() error                            { return nil }
 func (d device) Size() (int64, error)                    { return d.k.Size(d.id) }
+func (d device) Sync(context.Context) error              { return nil }
 func (d device) Layout() (string, error)                 { return "whole", nil }
 func (d device) Activity() (resync.Activity, error)      { return resync.Activity{}, nil }
 func (d device) Usage(context.Context) (resync.Usage, error) {

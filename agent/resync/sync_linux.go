@@ -1,0 +1,166 @@
+package resync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Sync has everybody who keeps something in memory that belongs on the disk write it:
+// the file systems first, then the page caches of the devices that they lie on, from the
+// top of a stack (LVM, md, crypt) down to the disk. A mount that only another mount
+// namespace sees is not reached.
+func (d *linuxDevice) Sync(ctx context.Context) error {
+	if d.sysfs == "" {
+		return unix.Fsync(d.fd)
+	}
+	stack, err := devicesOn(d.sysfs)
+	if err != nil {
+		return err
+	}
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, m := range mountsOn(string(table), withSiblings(stack)) {
+		errs = append(errs, patiently(ctx, m.fs+" on "+m.point, m.sync))
+	}
+	for _, dev := range slices.Backward(stack) {
+		errs = append(errs, patiently(ctx, "device "+dev, func() error { return syncDevice(dev) }))
+	}
+	return errors.Join(errs...)
+}
+
+// devicesOn lists the device numbers of a disk, its partitions, and whatever is stacked
+// on them, the lower ones first. All of them are told of in sysfs.
+func devicesOn(sysfs string) ([]string, error) {
+	below, err := parts(sysfs)
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, p := range below {
+		found = append(found, p.dev)
+	}
+	whole, err := filepath.Glob(filepath.Join(sysfs, "holders", "*"))
+	inside, err1 := filepath.Glob(filepath.Join(sysfs, "*", "holders", "*")) // of its partitions
+	if err := errors.Join(err, err1); err != nil {
+		return nil, err
+	}
+	for _, holder := range append(whole, inside...) {
+		above, err := devicesOn(holder)
+		if err != nil {
+			return nil, err
+		}
+		// One that stands on two partitions comes behind both.
+		found = slices.DeleteFunc(found, func(dev string) bool { return slices.Contains(above, dev) })
+		found = append(found, above...)
+	}
+	return found, nil
+}
+
+// withSiblings adds the other devices of each btrfs that has one of these: its mount
+// names any of them.
+func withSiblings(devices []string) []string {
+	all := slices.Clone(devices)
+	systems, _ := filepath.Glob("/sys/fs/btrfs/*/devices") // the pattern is sound
+	for _, dir := range systems {
+		var own []string
+		links, _ := filepath.Glob(filepath.Join(dir, "*", "dev"))
+		for _, l := range links {
+			if dev, err := os.ReadFile(l); err == nil {
+				own = append(own, strings.TrimSpace(string(dev)))
+			}
+		}
+		if slices.ContainsFunc(own, func(dev string) bool { return slices.Contains(devices, dev) }) {
+			all = append(all, own...)
+		}
+	}
+	return all
+}
+
+// mountsOn finds in a mountinfo table what is mounted from one of the devices: by the
+// mount's own number, or by its source where that number is made up, as btrfs does.
+func mountsOn(mountinfo string, devices []string) []mount {
+	var found []mount
+	for line := range strings.Lines(mountinfo) {
+		m, dev, ok := parseMount(line)
+		if !ok {
+			continue
+		}
+		m.part.dev = dev
+		if strings.HasPrefix(dev, "0:") {
+			dev = deviceAt(m.source)
+		}
+		if slices.Contains(devices, dev) {
+			found = append(found, m)
+		}
+	}
+	return found
+}
+
+// deviceAt is the number of the block device at a path, empty if there is none.
+func deviceAt(path string) string {
+	var st unix.Stat_t
+	if !filepath.IsAbs(path) || unix.Stat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return ""
+	}
+	return deviceOf(st.Rdev)
+}
+
+// sync writes out the file system. One that is hidden under another mount, or has gone,
+// is passed over: what it had in memory when it went is on its device.
+func (m mount) sync() error {
+	fd, err := unix.Open(m.point, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil //nolint:nilerr // as said above
+	}
+	defer unix.Close(fd)
+	return unix.Syncfs(fd)
+}
+
+// syncDevice writes out the page cache of a device. Without a node in /dev nobody has
+// opened it there to write to.
+func syncDevice(dev string) error {
+	sysfs, err := filepath.EvalSymlinks("/sys/dev/block/" + dev)
+	if err != nil {
+		return nil //nolint:nilerr // it has gone
+	}
+	node := "/dev/" + strings.ReplaceAll(filepath.Base(sysfs), "!", "/")
+	if deviceAt(node) != dev {
+		return nil
+	}
+	fd, err := unix.Open(node, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Fsync(fd)
+}
+
+// patiently waits for what cannot be interrupted as long as syncPatience.
+func patiently(ctx context.Context, what string, do func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- do() }()
+	patience := time.NewTimer(syncPatience)
+	defer patience.Stop()
+	select {
+	case err := <-done:
+		if err != nil {
+			return fmt.Errorf("%s does not sync: %w", what, err)
+		}
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-patience.C:
+		return fmt.Errorf("%s did not sync in time, perhaps it is frozen", what)
+	}
+}
