@@ -10,17 +10,27 @@ import (
 	"github.com/understudy-dr/understudy/agent/capture/bpf"
 )
 
-// otherPrograms are this build's with another flag where they put a record into the
-// ring: of the same layout, accepted by every kernel, and not the same code.
-func otherPrograms(t *testing.T) []byte {
+// putRecord is how the programs of this build put a record into the ring: the flags,
+// which ask for no waking, and the call.
+const putRecord = "\xb7\x04\x00\x00\x01\x00\x00\x00" + "\x85\x00\x00\x00\x82\x00\x00\x00"
+
+// programs are this build's with other code in that place.
+func programs(t *testing.T, code string) []byte {
 	t.Helper()
-	const call = "\x85\x00\x00\x00\x82\x00\x00\x00" // bpf_ringbuf_output
-	quiet := []byte("\xb7\x04\x00\x00\x01\x00\x00\x00" + call)
-	waking := []byte("\xb7\x04\x00\x00\x00\x00\x00\x00" + call)
-	if !bytes.Contains(bpf.Object(), quiet) {
+	if len(code) != len(putRecord) || !bytes.Contains(bpf.Object(), []byte(putRecord)) {
 		t.Fatal("the programs do not put records into the ring as they used to: change them elsewhere")
 	}
-	return bytes.ReplaceAll(bpf.Object(), quiet, waking)
+	return bytes.ReplaceAll(bpf.Object(), []byte(putRecord), []byte(code))
+}
+
+// otherPrograms have the same layout, and every kernel accepts them.
+func otherPrograms(t *testing.T) []byte {
+	return programs(t, "\xb7\x04\x00\x00\x00\x00\x00\x00"+"\x85\x00\x00\x00\x82\x00\x00\x00")
+}
+
+// badPrograms call a function that no kernel has.
+func badPrograms(t *testing.T) []byte {
+	return programs(t, "\xb7\x04\x00\x00\x01\x00\x00\x00"+"\x85\x00\x00\x00\xff\xff\x00\x00")
 }
 
 // TestAnUpgradeBeginsAnew: programs of another build that fit the same maps are taken
@@ -59,6 +69,34 @@ func TestAnUpgradeBeginsAnew(t *testing.T) {
 		t.Errorf("not resumed: %+v, runs %v, want %v", r, got, anew)
 	}
 	must(t, s.Close())
+}
+
+// TestAnUpgradeThatCannotLoad leaves the capture that it found to the agent before it,
+// which goes on where it stood.
+func TestAnUpgradeThatCannotLoad(t *testing.T) {
+	d := newLoop(t, memory(t), 16<<20)
+	s := tracking(t, 1<<20, d)
+	armed, _ := s.Armed()
+	must(t, s.Close())
+	o := Options{Instance: t.Name(), RingBytes: 1 << 20}
+	t.Cleanup(func() { removeInstance(t, o.Instance) })
+	var refused *ebpf.VerifierError
+	if _, _, err := openBuild(o, badPrograms(t)); !errors.As(err, &refused) {
+		t.Fatalf("opening with programs that the kernel does not accept says %v", err)
+	}
+	writeAt(t, d, 4096, 4096)
+
+	again, r, err := Open(o)
+	must(t, err)
+	defer func() { must(t, again.Close()) }()
+	if now, goesOn := again.Armed(); !r.Intact || !goesOn || now != armed {
+		t.Fatalf("not resumed: %+v, armed %+v, %v, want %+v", r, now, goesOn, armed)
+	}
+	replica := newReplica(d)
+	if replica.drain(t, again) || replica.records != 1 {
+		t.Fatalf("%d records, want the write between the agents", replica.records)
+	}
+	replica.equal(t, d)
 }
 
 // runningTags are the kernel's own digests of the programs that are attached, by role.

@@ -117,7 +117,7 @@ func attachProgram(p *ebpf.Program) (link.Link, error) {
 	return link.AttachTracing(link.TracingOptions{Program: p})
 }
 
-// pin writes everything under dir/live, in one rename.
+// pin writes everything under dir/live, in one rename, in the place of what is there.
 func (o *objects) pin(dir string) error {
 	fresh := filepath.Join(dir, "new")
 	if err := unpin(fresh); err != nil {
@@ -141,7 +141,11 @@ func (o *objects) pin(dir string) error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("pinning under %s: %w", fresh, err)
 	}
-	if err := os.Rename(fresh, filepath.Join(dir, "live")); err != nil {
+	live := filepath.Join(dir, "live")
+	if err := unpin(live); err != nil {
+		return err
+	}
+	if err := os.Rename(fresh, live); err != nil {
 		return fmt.Errorf("pinning under %s: %w", dir, err)
 	}
 	return nil

@@ -158,11 +158,10 @@ func (s *source) resume(k *kernel) (err error) {
 	return s.adopt()
 }
 
-// start loads, attaches and pins everything anew.
+// start loads, attaches and pins everything anew. What was found and not resumed goes
+// only when all else is done: an upgrade that this kernel does not accept leaves it, for
+// the agent before it to resume. For that moment there are two rings.
 func (s *source) start(o Options, k *kernel) (err error) {
-	if err := unpin(filepath.Join(s.dir, "live")); err != nil {
-		return err
-	}
 	if s.objects, err = loadObjects(s.spec, k, o.RingBytes); err != nil {
 		return err
 	}
