@@ -71,7 +71,7 @@ func (m *Machine) fence(ctx context.Context, c *catalog, list []fence) (*manifes
 	if newer, err := m.superseded(ctx, mf.Generation); err != nil {
 		return nil, err
 	} else if newer {
-		return nil, errors.Join(m.v.store.Delete(ctx, name), m.outdated(ctx))
+		return nil, m.outdated(ctx)
 	}
 	next := *c
 	next.manifest = mf

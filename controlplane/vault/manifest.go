@@ -165,6 +165,13 @@ func (m *manifest) validate() error {
 	return nil
 }
 
+// names reports whether an object is part of a run.
+func (m *manifest) names(key string) bool {
+	return slices.ContainsFunc(m.Runs, func(r run) bool {
+		return slices.ContainsFunc(r.Objects, func(o runObject) bool { return o.Key == key })
+	})
+}
+
 // holdsBase reports whether the runs hold this base frame, or its epoch is closed.
 func (m *manifest) holdsBase(e block.Epoch, n uint64) bool {
 	return e < m.Through.Epoch || e == m.Through.Epoch && (m.Log.Epoch == e || n <= m.Through.Base)

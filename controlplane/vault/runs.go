@@ -104,11 +104,14 @@ func (w *runWriter) closeObject(ctx context.Context) error {
 	return nil
 }
 
-// takeBack deletes what was written and no manifest names. Should that fail, a later
-// thinning collects it.
-func (w *runWriter) takeBack(ctx context.Context) {
+// takeBack deletes what was written and the newest manifest does not name: it does where
+// a put that was called refused had been stored, or another thinning has built upon it.
+// Should that fail, a later thinning collects it.
+func (w *runWriter) takeBack(ctx context.Context, newest *manifest) {
 	for _, name := range w.written {
-		_ = w.v.store.Delete(context.WithoutCancel(ctx), name)
+		if !newest.names(name) {
+			_ = w.v.store.Delete(context.WithoutCancel(ctx), name)
+		}
 	}
 }
 

@@ -40,14 +40,12 @@ func (m *Machine) commitManifest(ctx context.Context, p *thinPlan) error {
 		return errors.Join(err, loadErr)
 	}
 	// Older manifests are deleted one day, and then their names are free. A thinning
-	// that was out for so long has made a manifest nobody will read.
-	if newer, err := m.superseded(ctx, p.next.Generation); err != nil || newer {
-		if err != nil {
-			return err
-		}
-		if err := m.v.store.Delete(ctx, name); err != nil {
-			return err
-		}
+	// that was out for so long has made a manifest nobody will read. Or it was slow only
+	// now, and another has built upon its manifest: which must stay then, or a late
+	// listing would end at the gap.
+	if newer, err := m.superseded(ctx, p.next.Generation); err != nil {
+		return err
+	} else if newer {
 		return m.yield(ctx)
 	}
 	m.publish(c.withManifest(p.next))

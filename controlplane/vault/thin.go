@@ -85,19 +85,20 @@ func (m *Machine) thinStep(ctx context.Context, r Retention, report *ThinReport)
 	before := len(c.points())
 	w := newRunWriter(m.thinFetcher(), c.manifest.Generation+1, plan.next.Through.Epoch)
 	if err := plan.execute(ctx, &merger{runWriter: w, bottom: plan.first == 0}); err != nil {
-		w.takeBack(ctx)
+		w.takeBack(ctx, c.manifest)
 		return false, m.overtaken(ctx, c, err)
 	}
 	plan.next.Runs[plan.first].Objects = w.objects
+	m.collected = false
 	if err := m.commitManifest(ctx, plan); err != nil {
 		if changedNothing(err) {
-			w.takeBack(ctx)
+			c, _ = m.current()
+			w.takeBack(ctx, c.manifest)
 		}
 		return false, err
 	}
 	c, _ = m.current()
 	report.Steps++
-	m.collected = false
 	report.Removed += max(0, before-len(c.points()))
 	report.Written += w.bytes
 	m.v.log.Debug("thinned", slog.String("machine", m.id.String()), slog.Uint64("generation", plan.next.Generation), slog.Int("runs", len(plan.next.Runs)))
