@@ -25,14 +25,12 @@ type custodian struct {
 	vault     *vault.Vault
 	inventory *inventory.Inventory
 	log       *slog.Logger
-	wrote     map[block.MachineID]string          // what the vault has
-	doubted   map[block.MachineID]map[string]bool // findings that the vault has
+	wrote     map[block.MachineID]string // what the vault has
 	thinned   time.Time
 }
 
 func (c *custodian) run(ctx context.Context) {
 	c.wrote = make(map[block.MachineID]string)
-	c.doubted = make(map[block.MachineID]map[string]bool)
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
@@ -77,9 +75,6 @@ func (c *custodian) round(ctx context.Context) error {
 		if err == nil {
 			err = c.describe(ctx, history, m, followed[m.Policy])
 		}
-		if err == nil {
-			err = c.doubt(ctx, history, m)
-		}
 		if err == nil && thin {
 			_, err = history.Thin(ctx, retentionOf(followed[m.Policy].Retention))
 		}
@@ -94,30 +89,6 @@ func retentionOf(r inventory.Retention) vault.Retention {
 		Hourly: time.Duration(r.HourlySeconds) * time.Second,
 		Daily:  time.Duration(r.DailySeconds) * time.Second,
 	}
-}
-
-// doubt writes down what the machine's proofs found, as long as its agent tells of it.
-// What is on record is not written again.
-func (c *custodian) doubt(ctx context.Context, history *vault.Machine, m inventory.Machine) error {
-	if m.Report.Protection == nil || m.Report.Protection.Verify == nil {
-		return nil
-	}
-	for _, f := range m.Report.Protection.Verify.Findings {
-		d := vault.Doubt(f)
-		if c.doubted[m.ID][d.ID()] {
-			continue
-		}
-		err := history.AddDoubt(ctx, d)
-		if err != nil && !errors.Is(err, vault.ErrTooManyDoubts) {
-			return err
-		}
-		if c.doubted[m.ID] == nil {
-			c.doubted[m.ID] = make(map[string]bool)
-		}
-		c.doubted[m.ID][d.ID()] = true
-		c.log.Warn("points are in doubt", "machine", m.ID, "found", d.At, "from", d.From, "cause", d.Cause, "bytes", d.Bytes, "err", err)
-	}
-	return nil
 }
 
 // proofOf is the machine's last proof that its disks and their replica are equal.

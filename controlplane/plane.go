@@ -35,6 +35,7 @@ type plane struct {
 	past      past
 	driver    *failover.Driver
 	events    *relayEvents
+	doubter   *doubter
 }
 
 // newPlane opens everything that is kept.
@@ -60,6 +61,7 @@ func newPlane(ctx context.Context, o *serveOptions, log *slog.Logger) (_ *plane,
 	p.warnOfLostInventory(ctx)
 	p.driver = failover.NewDriver(p.inventory, failover.Plans(p.inventory, p.past, p.past), "control plane", log)
 	p.events = newRelayEvents(p.inventory, log)
+	p.doubter = newDoubter(p.past.vault, p.inventory, log)
 	return p, nil
 }
 
@@ -105,6 +107,7 @@ func (p *plane) serve(ctx context.Context) error {
 	background(p.events.run)
 	background(p.driver.Run)
 	background(func(ctx context.Context) { p.inventory.Track(ctx, known.Replication) })
+	background(p.doubter.run)
 	background((&custodian{vault: p.past.vault, inventory: p.inventory, log: p.log}).run)
 	background(func(ctx context.Context) { followPolicies(ctx, p.inventory, server, p.log) })
 	group.Go(func() error { return p.serveAPI(ctx, listener, handler) })
@@ -142,6 +145,7 @@ func (p *plane) handler(known *replications) (http.Handler, error) {
 		Authority: p.authority,
 		Relay:     known,
 		Points:    p.past,
+		Found:     p.doubter.tell,
 		Failovers: failover.New(p.inventory, p.past, p.options.path(recoveredName), p.driver),
 		Progress:  p.driver.WithProgress,
 		Relays:    relays,

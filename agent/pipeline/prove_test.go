@@ -78,7 +78,7 @@ func (s *scrubbed) start(resume capture.Resume) {
 	s.p = New(Config{
 		Machine: block.MachineID{1}, Log: slog.New(warnings{&s.unsure}), Source: source, Journal: j, Relay: s.v,
 		State: state, Recovered: rec, Resume: resume, Open: s.open,
-		Events: func(e desired.Event) { s.events = append(s.events, e.Type+": "+e.Message) },
+		Events: s.told,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
@@ -91,6 +91,18 @@ func (s *scrubbed) start(resume capture.Resume) {
 	rng := rand.New(rand.NewPCG(s.rng.Uint64(), 5))
 	s.left.Go(func() { s.load(ctx, rng) })
 	s.wish(ctx)
+}
+
+// told takes an event. Whoever hears of a difference finds it in the report that goes out
+// with the event: points are in doubt from then on, not from the next report on.
+func (s *scrubbed) told(e desired.Event) {
+	s.events = append(s.events, e.Type+": "+e.Message)
+	if e.Type != string(frame.ReasonScrubDifference) {
+		return
+	}
+	if v := s.p.Status().Verify; v == nil || len(v.Findings) == 0 || v.Findings[len(v.Findings)-1].Found.Before(e.Time) {
+		s.t.Errorf("told of a difference that the report lacks: %+v", v)
+	}
 }
 
 func (s *scrubbed) wish(ctx context.Context) {

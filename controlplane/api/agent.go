@@ -44,5 +44,9 @@ type reportInput struct {
 }
 
 func (s *server) report(ctx context.Context, in *reportInput) (*body[desired.ReportReply], error) {
-	return answer(s.Inventory.Record(ctx, callerOf(ctx).agent.Machine, in.Body))
+	reply, err := s.Inventory.Record(ctx, callerOf(ctx).agent.Machine, in.Body)
+	if p := in.Body.Protection; err == nil && p != nil && p.Verify != nil && len(p.Verify.Findings) > 0 {
+		s.Found()
+	}
+	return answer(reply, err)
 }

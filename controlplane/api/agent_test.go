@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/understudy-dr/understudy/controlplane/inventory"
+	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/desired"
 	"github.com/understudy-dr/understudy/pkg/problem"
 )
@@ -147,5 +148,23 @@ func TestOversizedBodiesAreRefused(t *testing.T) {
 		if resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
 			t.Errorf("oversized headers: status %d", resp.StatusCode)
 		}
+	}
+}
+
+// TestAReportWithFindingsIsTold: and no other.
+func TestAReportWithFindingsIsTold(t *testing.T) {
+	s := newSite(t)
+	guest, _ := s.enrol()
+	r := s.report("x")
+	guest.must("POST", "/v1/agent/report", r, nil)
+	if s.told != 0 {
+		t.Fatal("told without findings")
+	}
+	r.Protection = &desired.Protection{Verify: &desired.VerifyState{Findings: []desired.Finding{{
+		At: block.Position{Epoch: 1, Seq: 2}, Cause: desired.FoundDifferent, Extents: []block.DiskExtent{{Disk: block.DiskID{1}, Extent: block.Extent{Len: 4096}}},
+	}}}}
+	guest.must("POST", "/v1/agent/report", r, nil)
+	if s.told != 1 {
+		t.Errorf("told %d times", s.told)
 	}
 }

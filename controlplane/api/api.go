@@ -72,6 +72,7 @@ type Options struct {
 	Relay     Relay
 	Points    Points
 	Failovers Failovers
+	Found     func()                            // is called when a report with findings of proofs was recorded
 	Progress  func(inventory.Job) inventory.Job // adds how far the running step is
 	Relays    []string                          // addresses that agents are told, host:port
 	Metrics   *prometheus.Registry              // served at /metrics; the API adds its own

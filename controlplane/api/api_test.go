@@ -43,6 +43,7 @@ type site struct {
 	mu           sync.Mutex
 	at           time.Time
 	disconnected []block.MachineID
+	told         int // how often a report with findings was recorded
 	cleaned      []string
 }
 
@@ -113,7 +114,7 @@ func newSite(t testing.TB) *site {
 	}
 	s.handler = New(Options{
 		Inventory: s.inventory, Enrolment: pki.NewEnrolment(s.authority, s.inventory), Authority: s.authority,
-		Relay: s, Points: s, Failovers: s, Progress: func(j inventory.Job) inventory.Job { return j },
+		Relay: s, Points: s, Failovers: s, Found: func() { s.told++ }, Progress: func(j inventory.Job) inventory.Job { return j },
 		Relays: []string{":9443"}, Metrics: prometheus.NewRegistry(), Version: "test", Now: s.now, Log: log,
 	})
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
