@@ -89,17 +89,21 @@ func (c *catalog) edit(e block.Epoch) *Epoch {
 	return &facts
 }
 
-// withLog is the catalog after one more log object. It fails, and changes nothing,
-// if the frames do not continue the chain.
-func (c *catalog) withLog(key string, size int64, frames []*frame.Frame) (*catalog, error) {
+// withLog is the catalog after one more log object, stored under a writer's lease. It
+// fails, and changes nothing, if the frames do not continue the chain.
+func (c *catalog) withLog(key string, size int64, writer uint64, frames []*frame.Frame) (*catalog, error) {
 	next := *c
 	ref := logRef{key: key, first: frames[0].First, last: frames[len(frames)-1].Last, size: size}
 	for _, f := range frames {
 		if f.Last <= c.manifest.Log.Seq {
 			continue // already in a run: thinning ended inside this object
 		}
+		epoch := next.last.pos.Epoch
 		if err := next.addFrame(f); err != nil {
 			return nil, err
+		}
+		if f.Epoch != epoch {
+			next.edit(f.Epoch).Writer = writer
 		}
 		if n := len(ref.parts); n > 0 && ref.parts[n-1].epoch == f.Epoch {
 			ref.parts[n-1].last = f.Last

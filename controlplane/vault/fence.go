@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/understudy-dr/understudy/controlplane/objstore"
@@ -19,29 +20,52 @@ import (
 type fence struct {
 	Epoch block.Epoch `json:"epoch"`
 	Base  uint64      `json:"base"` // base frames that count…
-	// …once an epoch has begun here. A writer that was superseded before it could store
-	// that beginning has settled nothing.
-	Over block.Position `json:"over"`
+	// …once this writer has begun an epoch here. One that was superseded before it could
+	// store that beginning has settled nothing, and which of two did, the place tells.
+	Over   block.Position `json:"over"`
+	Writer uint64         `json:"writer"` // its lease
+}
+
+// fence is the one that settles an epoch's base; false if none does. The log is known.
+func (c *catalog) fence(e block.Epoch) (fence, bool) {
+	for _, f := range c.manifest.Fences {
+		over := c.epoch(f.Over.Epoch)
+		if f.Epoch == e && over != nil && over.Begin == f.Over.Seq && over.Writer == f.Writer {
+			return f, true
+		}
+	}
+	return fence{}, false
 }
 
 // beyond reports whether a base frame came too late to count. The log is known.
 func (c *catalog) beyond(e block.Epoch, n uint64) bool {
-	for _, f := range slices.Backward(c.manifest.Fences) {
-		if over := c.epoch(f.Over.Epoch); f.Epoch == e && over != nil && over.Begin == f.Over.Seq {
-			return n > f.Base
-		}
-	}
-	return false
+	f, settled := c.fence(e)
+	return settled && n > f.Base
+}
+
+// fencedBy reports whether a writer has put down a fence for an epoch's base, if only
+// because it was about to begin the next.
+func (c *catalog) fencedBy(e block.Epoch, writer uint64) bool {
+	return slices.ContainsFunc(c.manifest.Fences, func(f fence) bool { return f.Epoch == e && f.Writer == writer })
+}
+
+// unsettled reports whether an epoch is over whose base has no fence, and whole or not is
+// what is stored of it: true only of the manifest that was the newest when that was read.
+func (c *catalog) unsettled() bool {
+	return slices.ContainsFunc(c.epochs, func(e *Epoch) bool {
+		_, settled := c.fence(e.Epoch)
+		return e.Epoch < c.last.pos.Epoch && !settled && !c.manifest.holdsBase(e.Epoch, math.MaxUint64)
+	})
 }
 
 // unfenced are the epochs that are over in next, not in c, and have no whole base.
-func (c *catalog) unfenced(next *catalog) (list []fence) {
+func (c *catalog) unfenced(next *catalog, writer uint64) (list []fence) {
 	for _, e := range next.epochs {
 		if e.Epoch < c.last.pos.Epoch || e.Epoch >= next.last.pos.Epoch || e.Complete != 0 && e.Committed >= e.BaseFrames {
 			continue
 		}
 		begun := next.last.pos.Epoch
-		f := fence{e.Epoch, e.Committed, block.Position{Epoch: begun, Seq: next.epoch(begun).Begin}}
+		f := fence{e.Epoch, e.Committed, block.Position{Epoch: begun, Seq: next.epoch(begun).Begin}, writer}
 		if !slices.Contains(c.manifest.Fences, f) {
 			list = append(list, f)
 		}

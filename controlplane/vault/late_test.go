@@ -2,12 +2,15 @@ package vault
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/understudy-dr/understudy/controlplane/objstore"
 	"github.com/understudy-dr/understudy/controlplane/objstore/mem"
+	"github.com/understudy-dr/understudy/controlplane/objstore/storetest"
+	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/frame"
 )
 
@@ -17,11 +20,17 @@ type meddled struct {
 	objstore.Store
 	before, after func(key string) // of each put; nil: nothing happens
 	twice         bool             // manifests are put twice
+	holds         string           // what is held back
+	held          map[string][]byte
 }
 
 func (s *meddled) Put(ctx context.Context, key string, data []byte) error {
 	if s.before != nil {
 		s.before(key)
+	}
+	if s.holds != "" && strings.Contains(key, s.holds) {
+		s.held[key] = slices.Clone(data)
+		return errCrash
 	}
 	err := s.Store.Put(ctx, key, data)
 	if s.twice && strings.Contains(key, "/manifest/") {
@@ -101,4 +110,111 @@ func TestAManifestThatWasStoredAllTheSame(t *testing.T) {
 	h.check(t, m, want)
 	h.check(t, other, want)
 	noGarbage(t, store, other)
+}
+
+// hold keeps back what is put under names with this in them, and has the writer believe
+// that its put failed.
+func (s *meddled) hold(part string) { s.holds, s.held = part, map[string][]byte{} }
+
+// land stores what was held back.
+func (s *meddled) land(t *testing.T) {
+	t.Helper()
+	for key, data := range s.held {
+		if err := s.Store.Put(t.Context(), key, data); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// lateBase is a machine with one epoch without a base, and a store in which a superseded
+// writer's base frame of it can land.
+func lateBase(t *testing.T) (*mem.Store, *history, *meddled) {
+	t.Helper()
+	h := newHistory(1, 64*sector)
+	store := mem.New()
+	_, w := setup(t, store, h)
+	h.begin(frame.ReasonInitial)
+	h.flush(t, w)
+	slow := &meddled{Store: store}
+	slow.hold("/base/")
+	v, _ := reopen(t, slow, h)
+	w = must(v.OpenWriter(t.Context(), h.machine))
+	h.baseFrame(frame.CompressNever, write{0, frame.OpWrite, 0, pattern(sector, 1)})
+	wantErr(t, w.Commit(t.Context(), h.base), errCrash)
+	h.base, h.below[h.disks[0].ID] = nil, make([]byte, 64*sector)
+	return store, h, slow
+}
+
+// TestTwoWritersBeginOneEpoch, one of them late, and between their fences a base frame
+// lands. What the one whose beginning is stored has said of it is the truth, for both.
+func TestTwoWritersBeginOneEpoch(t *testing.T) {
+	store, h, base := lateBase(t)
+	slow := &meddled{Store: store}
+	v1, _ := reopen(t, slow, h)
+	w1 := must(v1.OpenWriter(t.Context(), h.machine))
+	slow.hold("/log/")
+	h.begin(frame.ReasonUncleanStop)
+	h.finish()
+	wantErr(t, w1.Commit(t.Context(), h.log), errCrash)
+	base.land(t)
+	v2, m2 := reopen(t, store, h)
+	w2 := must(v2.OpenWriter(t.Context(), h.machine))
+	slow.land(t)
+	_, before := reopen(t, store, h)
+	h.check(t, before, h.order)
+	h.flush(t, w2)
+	_, after := reopen(t, store, h)
+	for _, m := range []*Machine{m2, before, after} {
+		h.check(t, m, h.order)
+	}
+	if s := w2.State(); s.Base[1] != 0 || s.Last != h.order[0] {
+		t.Fatalf("state %+v", s)
+	}
+}
+
+// TestAFencePutDownWhileAHistoryIsRead: the manifest was read before, the log after it.
+func TestAFencePutDownWhileAHistoryIsRead(t *testing.T) {
+	for _, opened := range []bool{false, true} {
+		store, h, base := lateBase(t)
+		v, _ := reopen(t, store, h)
+		w := must(v.OpenWriter(t.Context(), h.machine))
+		reads := storetest.NewFaulty(store)
+		_, m := reopen(t, reads, h)
+		if opened {
+			must(m.Status(t.Context()))
+		}
+		begin := once(func(op string) bool { return op == "get" || op == "head" && opened }, func() {
+			h.begin(frame.ReasonUncleanStop)
+			h.finish()
+			h.flush(t, w)
+			base.land(t)
+		})
+		reads.SetRule(func(c storetest.Call) storetest.Fault {
+			if strings.Contains(c.Key, "/log/") {
+				begin(c.Op)
+			}
+			return storetest.Fault{}
+		})
+		view := must(m.View(t.Context(), block.Position{Epoch: 2, Seq: 3}))
+		got := make([]byte, sector)
+		if _, err := view.ReadAt(t.Context(), h.disks[0].ID, got, 0); err != nil || !block.IsZero(got) {
+			t.Errorf("opened %v: a base frame from behind the fence, %v", opened, err)
+		}
+		view.Close()
+		h.check(t, m, h.order)
+	}
+}
+
+// TestNoBaseBehindAnAttemptToBegin: how much of a base counts is settled by a writer once.
+func TestNoBaseBehindAnAttemptToBegin(t *testing.T) {
+	_, h, slow := lateBase(t)
+	v, _ := reopen(t, slow, h)
+	w := must(v.OpenWriter(t.Context(), h.machine))
+	base := must(h.builder.Append(nil, 1, h.now, frame.CompressNever))
+	slow.hold("/log/")
+	h.begin(frame.ReasonUncleanStop)
+	wantErr(t, w.Commit(t.Context(), h.log), errCrash)
+	wantErr(t, w.Commit(t.Context(), [][]byte{base}), ErrContinuity, "open the writer again")
+	w = must(v.OpenWriter(t.Context(), h.machine))
+	wantErr(t, w.Commit(t.Context(), [][]byte{base}), nil)
 }

@@ -54,8 +54,9 @@ func (m *Machine) loadOnce(ctx context.Context) (*catalog, error) {
 	if c.pins, err = m.loadPins(ctx); err != nil {
 		return nil, err
 	}
-	if len(c.damage) > 0 {
-		// What looks like damage may be garbage that a thinning has just collected.
+	if len(c.damage) > 0 || c.unsettled() {
+		// What looks like damage may be garbage that a thinning has just collected, and
+		// what looks like a part of a base may have come behind a fence put down just now.
 		if newer, err := m.superseded(ctx, mf.Generation); err != nil || newer {
 			return nil, errors.Join(err, errSuperseded)
 		}
@@ -128,7 +129,7 @@ func (m *Machine) loadLogs(ctx context.Context, c *catalog) (*catalog, error) {
 
 // follow extends the chain, or returns it unchanged with the reason why not.
 func (m *Machine) follow(c *catalog, o frames) (*catalog, error) {
-	next, err := c.withLog(o.key, o.size(), o.list())
+	next, err := c.withLog(o.key, o.size(), o.header.Generation, o.list())
 	if err != nil {
 		return c, err
 	}
@@ -334,6 +335,7 @@ func (m *Machine) catchUp(ctx context.Context, c *catalog) (*catalog, error) {
 	if thinned || c.last.pos.Seq == 0 || len(c.damage) > 0 {
 		return nil, nil
 	}
+	known := c.last.pos.Epoch
 	if c, err = m.probeLogs(ctx, c, ""); err != nil {
 		return nil, err
 	}
@@ -342,6 +344,11 @@ func (m *Machine) catchUp(ctx context.Context, c *catalog) (*catalog, error) {
 			if c, err = m.probeBases(ctx, c, e.Epoch, ""); err != nil {
 				return nil, err
 			}
+		}
+	}
+	if c.last.pos.Epoch > known && c.unsettled() {
+		if thinned, err = m.superseded(ctx, c.manifest.Generation); err != nil || thinned {
+			return nil, err
 		}
 	}
 	pins, err := m.loadPins(ctx)

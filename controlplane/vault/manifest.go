@@ -96,7 +96,8 @@ type Disk struct {
 // Epoch is a stretch of unbroken capture of a machine.
 type Epoch struct {
 	Epoch  block.Epoch  `json:"epoch"`
-	Begin  block.Seq    `json:"begin"` // its first frame
+	Begin  block.Seq    `json:"begin"`            // its first frame
+	Writer uint64       `json:"writer,omitempty"` // lease of the writer that stored it
 	Began  time.Time    `json:"began"`
 	Reason frame.Reason `json:"reason"`
 	Method frame.Method `json:"method"`

@@ -148,14 +148,14 @@ func (w *Writer) commit(ctx context.Context, raws [][]byte) error {
 	p := placementOf(w.m.id, list)
 	index, data := splitFrames(list)
 	sections := sealed.Sections{Index: index, Data: data}
-	next, err := p.extend(c, list, sealed.Size(sections))
+	next, err := p.extend(c, list, sealed.Size(sections), w.generation)
 	if err != nil {
-		if w.stored(ctx, p, list) == nil {
+		if _, other := w.stored(ctx, p, list); other == nil {
 			return nil
 		}
 		return err
 	}
-	if over := c.unfenced(next); len(over) > 0 {
+	if over := c.unfenced(next, w.generation); len(over) > 0 {
 		if next.manifest, err = w.m.fence(ctx, c, over); err != nil {
 			return err
 		}
@@ -165,8 +165,13 @@ func (w *Writer) commit(ctx context.Context, raws [][]byte) error {
 	})
 	switch {
 	case errors.Is(err, objstore.ErrExists):
-		if err := w.stored(ctx, p, list); err != nil {
+		by, err := w.stored(ctx, p, list)
+		if err != nil {
 			w.release() // the store is ahead of this process
+			return err
+		}
+		if by != w.generation { // where it begins an epoch, the other writer's fence counts
+			_, err = w.m.reread(ctx)
 			return err
 		}
 	case err != nil:
@@ -190,15 +195,18 @@ func placementOf(id block.MachineID, list []*frame.Frame) placement {
 	return placement{sealed.KindLog, logName(id, list[0].First)}
 }
 
-func (p placement) extend(c *catalog, list []*frame.Frame, size int64) (*catalog, error) {
+func (p placement) extend(c *catalog, list []*frame.Frame, size int64, writer uint64) (*catalog, error) {
 	if p.kind == sealed.KindBase {
 		// What lies below an epoch must stay as it was when its copies were compared with it.
 		if e := list[0].Epoch; e < c.last.pos.Epoch {
 			return nil, fmt.Errorf("%w: base frames of epoch %d of machine %s come after epoch %d has begun", ErrContinuity, e, c.machine, c.last.pos.Epoch)
 		}
+		if c.fencedBy(list[0].Epoch, writer) {
+			return nil, fmt.Errorf("%w: base frames of epoch %d of machine %s come after this writer tried to begin the next epoch; open the writer again", ErrContinuity, list[0].Epoch, c.machine)
+		}
 		return c.withBase(list[0].Epoch, p.key, list)
 	}
-	return c.withLog(p.key, size, list)
+	return c.withLog(p.key, size, writer, list)
 }
 
 // parse verifies every checksum: what is damaged must not reach the vault.
@@ -234,21 +242,22 @@ func (w *Writer) current(ctx context.Context) error {
 		ErrStaleWriter, w.m.id, by.Owner, by.Taken.Format(time.RFC3339))
 }
 
-// stored reports whether exactly these frames are in their place already.
-func (w *Writer) stored(ctx context.Context, p placement, list []*frame.Frame) error {
+// stored is the lease under which exactly these frames were stored in their place, or
+// why they are not there.
+func (w *Writer) stored(ctx context.Context, p placement, list []*frame.Frame) (by uint64, err error) {
 	obj, index, err := w.m.open(ctx, p.key, p.kind)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	data, err := w.m.section(ctx, obj, sealed.Data, 0, obj.header.Len[sealed.Data], nil)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	wantIndex, wantData := splitFrames(list)
 	if !bytes.Equal(index, wantIndex) || !bytes.Equal(data, bytes.Join(wantData, nil)) {
-		return fmt.Errorf("%w: %s of machine %s; another writer was here: open the writer again and go on from its state", ErrConflict, p.key, w.m.id)
+		return 0, fmt.Errorf("%w: %s of machine %s; another writer was here: open the writer again and go on from its state", ErrConflict, p.key, w.m.id)
 	}
-	return nil
+	return obj.header.Generation, nil
 }
 
 // release lets readers look at the store for themselves again.
