@@ -27,13 +27,38 @@ func (c *checker) chains(cat *catalog) {
 		for _, b := range e.base {
 			c.proven(b.key, cat.since(e.Begin))
 		}
-		if e.Complete != 0 && e.Committed < e.BaseFrames && !cat.manifest.holdsBase(e.Epoch, math.MaxUint64) {
-			severity, what := Notice, "base frames %d..%d are not stored yet"
-			if c.overdue(cat, e) {
-				severity, what = Damage, "base frames %d..%d are missing"
-			}
-			c.add(severity, baseName(c.id, e.Epoch, e.Committed+1), fmt.Sprintf("every recovery point of epoch %d", e.Epoch),
-				fmt.Sprintf(what, e.Committed+1, e.BaseFrames))
+		if !cat.manifest.holdsBase(e.Epoch, math.MaxUint64) {
+			c.base(cat, e)
+		}
+	}
+	c.tooLate(cat)
+}
+
+// base reports what an epoch lacks of its base. Where the next epoch began before all of
+// it had come, a fence says how much had, and what lies behind the fence is not missed.
+func (c *checker) base(cat *catalog, e *Epoch) {
+	object := baseName(c.id, e.Epoch, e.Committed+1)
+	switch f, ended := cat.fence(e.Epoch); {
+	case ended && e.Committed < f.Base:
+		c.add(Damage, object, cat.since(e.Begin), fmt.Sprintf("base frames %d..%d are missing: they were stored when epoch %d ended", e.Committed+1, f.Base, e.Epoch))
+	case e.Complete == 0 || e.Committed >= e.BaseFrames:
+	case ended:
+		c.add(Notice, object, "", fmt.Sprintf("epoch %d ended before its base was whole: %d of %d base frames had come, the others never will; it offers no recovery point, and those of later epochs do not need them", e.Epoch, f.Base, e.BaseFrames))
+	case e.Epoch < cat.last.pos.Epoch:
+		c.add(Damage, object, cat.since(e.Begin), fmt.Sprintf("base frames %d..%d are missing", e.Committed+1, e.BaseFrames))
+	case c.overdue(cat, e):
+		c.add(Damage, object, fmt.Sprintf("every recovery point of epoch %d", e.Epoch), fmt.Sprintf("base frames %d..%d are missing", e.Committed+1, e.BaseFrames))
+	default:
+		c.add(Notice, object, fmt.Sprintf("every recovery point of epoch %d", e.Epoch), fmt.Sprintf("base frames %d..%d are not stored yet", e.Committed+1, e.BaseFrames))
+	}
+}
+
+// tooLate reports base objects from behind a fence.
+func (c *checker) tooLate(cat *catalog) {
+	for _, name := range c.names("base") {
+		n, err := parseNumbers(name, basePrefix(c.id), 2)
+		if err == nil && cat.beyond(block.Epoch(n[0]), n[1]) {
+			c.add(Notice, name, "", "stored by a relay that had been superseded, when its epoch had ended: it counts for nothing; thinning deletes it when it comes to that epoch")
 		}
 	}
 }
@@ -42,7 +67,7 @@ func (c *checker) chains(cat *catalog) {
 // goes on.
 const baseDelay = 10 * time.Minute
 
-// overdue reports whether an epoch should have all its base by now: a later base
+// overdue reports whether the newest epoch should have all its base by now: a later base
 // object exists, or its log has gone on for a good while since the base was read.
 func (c *checker) overdue(cat *catalog, e *Epoch) bool {
 	next := baseName(c.id, e.Epoch, e.Committed+1)
