@@ -180,7 +180,7 @@ func (p *Pipeline) proved(c *proving, d capture.Disk, v resync.Verdict, off, fre
 	if v.Absent.Count() > 0 {
 		p.event(desired.Event{Type: "verify-absent", Disk: d.ID, Severity: desired.Warning, Message: fmt.Sprintf(
 			"%d bytes of disk %s (%s) are in no frame of the vault, but are not zeros and not free: %s", v.Absent.Bytes(), d.Name, d.Path, listed(v.Absent)),
-			Remedy: "nothing, if files were allocated without being written (fallocate); understudy resync copies them"})
+			Remedy: "nothing, if files were allocated without being written (fallocate) or the disk shows old bytes where it was trimmed; understudy resync copies them, and if others appear after that without either, tell the makers of Understudy"})
 	}
 	if wrong.Count() == 0 {
 		return p.save()

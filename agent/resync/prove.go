@@ -31,8 +31,12 @@ import (
 //
 // Free space is left out (usage.go says why). What the vault holds no data for, but the
 // disk does, is told apart from a difference: it was free when it was copied, and has
-// become used without being written, as fallocate does. Nothing can tell that from a
-// block that was never copied, so it counts as not compared and not as equal.
+// become used without being written, as fallocate does, or it was discarded on a device
+// that goes on showing the old bytes. No file shows those. A block that should have been
+// copied, or of which capture missed the first write, looks the same, and files do show
+// it: only the file system's own map of unwritten extents, which it gives file by file,
+// could tell them apart. So it counts as not compared and not as equal, is told as a
+// warning, and a resync settles it: it copies them, and what is absent after that is new.
 //
 // One such case still looks like a difference: a block that a compare by hash left out as free,
 // of which the vault has older bytes, and that was allocated since without being written.
@@ -88,9 +92,6 @@ type Proof struct {
 	stop    func()
 	// Free is what was left out on the word of a mounted file system, bytes.
 	Free int64
-	// Mounted: a file system said what is free, so that what the vault holds no data
-	// for is used by somebody.
-	Mounted bool
 }
 
 // Verdict is what a proof found of a stretch: disjoint sets, in whole blocks.
@@ -129,7 +130,7 @@ func OpenProof(ctx context.Context, t Target, except *block.Set, w Witness, p Pr
 		r.close()
 		return nil, err
 	}
-	q := &Proof{d: r.disks[0], witness: w, prover: p, log: r.log, asks: r.asks, Free: r.disks[0].may.Bytes() - r.disks[0].want.Bytes(), Mounted: r.disks[0].usage.Free != nil}
+	q := &Proof{d: r.disks[0], witness: w, prover: p, log: r.log, asks: r.asks, Free: r.disks[0].may.Bytes() - r.disks[0].want.Bytes()}
 	if except != nil {
 		blind := block.NewSet()
 		for e := range except.All() {
