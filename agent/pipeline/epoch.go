@@ -33,6 +33,7 @@ func (p *Pipeline) raise(d doubt) {
 		p.doubt.detail += fmt.Sprintf("; disarming the capture: %v", err)
 	}
 	p.Log.Warn("log interrupted", "reason", d.reason, "detail", d.detail, "position", p.w.at)
+	p.publish(p.Now()) // the report with the event shows why, and what a proof found: until then no point is in doubt
 	p.event(desired.Event{
 		Type: string(d.reason), Severity: severity(d.reason),
 		Message: fmt.Sprintf("epoch %d ends at %s: %s", p.State.Epoch, p.w.at, d.detail),

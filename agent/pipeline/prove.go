@@ -193,7 +193,6 @@ func (p *Pipeline) proved(c *proving, d capture.Disk, v resync.Verdict, off, fre
 	if err := p.save(); err != nil {
 		return err
 	}
-	p.publish(p.Now()) // the event brings the findings along: until they are told no point is in doubt
 	p.raise(doubt{reason: frame.ReasonScrubDifference, detail: differences(d, v)})
 	return nil
 }
