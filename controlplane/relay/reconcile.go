@@ -88,6 +88,8 @@ func (m *machine) fits(st State) bool {
 		if replay || refusal != nil {
 			return false
 		}
+	case m.spooled.Before(st.Last):
+		return false // another writer's, whatever is on its way to the spool's disk
 	case m.accepted == m.spooled && m.spooled.Position != st.Last:
 		return false
 	}
@@ -95,7 +97,8 @@ func (m *machine) fits(st State) bool {
 		if m.baseSpooled.Epoch < st.Last.Epoch {
 			return true // of an epoch that is over: no more of it will come
 		}
-		return m.baseAccepted != m.baseSpooled || m.baseSpooled.N == st.base(m.baseSpooled.Epoch)
+		n := st.base(m.baseSpooled.Epoch)
+		return m.baseSpooled.N == n || m.baseSpooled.N > n && m.baseAccepted != m.baseSpooled
 	}
 	for i, w := range m.base {
 		first := i == 0 || m.base[i-1].Header.Epoch != w.Header.Epoch

@@ -50,3 +50,25 @@ func TestAnotherHistoryUnderTheSameNumbers(t *testing.T) {
 		}
 	}
 }
+
+// TestAVaultAheadOfTheSpoolDoesNotFit, also while frames are on their way to the spool's
+// disk: another writer has been there, and what it stored is not what is on its way. The
+// agent must not be told that it is committed.
+func TestAVaultAheadOfTheSpoolDoesNotFit(t *testing.T) {
+	at := func(seq block.Seq) spool.LogPosition {
+		return spool.LogPosition{Position: block.Position{Epoch: 2, Seq: seq}}
+	}
+	m := newMachine(block.MachineID{1})
+	m.known, m.spooled, m.accepted = true, at(50), at(90)
+	m.baseSpooled, m.baseAccepted = spool.BasePosition{Epoch: 2, N: 3}, spool.BasePosition{Epoch: 2, N: 9}
+	st := State{Last: at(50).Position, Base: map[block.Epoch]uint64{2: 3}}
+	if !m.fits(st) {
+		t.Error("a vault that has all that was spooled does not fit")
+	}
+	if st.Last.Seq = 80; m.fits(st) {
+		t.Error("a vault that has more of the log than was spooled is said to fit")
+	}
+	if st.Last.Seq, st.Base[2] = 50, 6; m.fits(st) {
+		t.Error("a vault that has more of the base than was spooled is said to fit")
+	}
+}
