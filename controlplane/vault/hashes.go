@@ -69,6 +69,11 @@ func (v *View) hashes(ctx context.Context, disk block.DiskID, off, n, granule in
 // hashView is the view that hashes are answered from. It is kept for the next
 // question, since a resync asks thousands about one position.
 func (m *Machine) hashView(ctx context.Context, p block.Position) (*View, error) {
+	if p == (block.Position{}) { // what is equal is not sent: an answer of yesterday would lose it
+		if err := m.confirmWriter(ctx); err != nil {
+			return nil, err
+		}
+	}
 	c, err := m.snapshot(ctx)
 	if err != nil {
 		return nil, err

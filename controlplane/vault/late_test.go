@@ -218,3 +218,26 @@ func TestNoBaseBehindAnAttemptToBegin(t *testing.T) {
 	w = must(v.OpenWriter(t.Context(), h.machine))
 	wantErr(t, w.Commit(t.Context(), [][]byte{base}), nil)
 }
+
+// TestHashesBesideASupersededWriter: what a resync compares with must be what the vault
+// holds, not what a writer of this process, that does not know yet, had made of it.
+func TestHashesBesideASupersededWriter(t *testing.T) {
+	h := newHistory(1, 64*sector)
+	store := mem.New()
+	v, w := setup(t, store, h)
+	h.begin(frame.ReasonInitial)
+	h.finish()
+	h.flush(t, w)
+	elsewhere, _ := reopen(t, store, h)
+	w = must(elsewhere.OpenWriter(t.Context(), h.machine))
+	h.frame(frame.CompressNever, write{0, frame.OpWrite, 0, pattern(sector, 1)})
+	h.flush(t, w)
+	h.begin(frame.ReasonUncleanStop)
+	h.flush(t, w)
+	m := must(v.Machine(t.Context(), h.machine))
+	d := h.disks[0]
+	got, err := m.RangeHashes(t.Context(), block.Position{}, d.ID, 0, d.Size, block.FineGranule)
+	if err != nil || !slices.Equal(got, block.AppendHashes(nil, h.merge(h.below[d.ID], d.ID), block.FineGranule)) {
+		t.Fatalf("the hashes are not those of what the vault holds: %v", err)
+	}
+}

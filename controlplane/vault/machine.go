@@ -73,6 +73,35 @@ func (m *Machine) setWriting(lease uint64) {
 	m.writing = lease
 }
 
+// release lets readers look at the store for themselves again, if it was this writer that
+// kept the catalog up to date.
+func (m *Machine) release(lease uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.writing == lease {
+		m.writing = 0
+	}
+}
+
+// confirmWriter has a writer of this process that was superseded, and does not know yet,
+// be told apart: snapshot reads what its successor stores then.
+func (m *Machine) confirmWriter(ctx context.Context) error {
+	m.mu.Lock()
+	lease := m.writing
+	m.mu.Unlock()
+	if lease == 0 {
+		return nil
+	}
+	taken, err := m.exists(ctx, numbered(leasePrefix(m.id), lease+1))
+	if err != nil {
+		return fmt.Errorf("vault: checking the writer lease of machine %s: %w", m.id, err)
+	}
+	if taken {
+		m.release(lease)
+	}
+	return nil
+}
+
 // snapshot is the machine's history as of now.
 func (m *Machine) snapshot(ctx context.Context) (*catalog, error) {
 	if c, live := m.current(); live {

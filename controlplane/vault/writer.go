@@ -37,7 +37,8 @@ type lease struct {
 // A lease has no end: the next one ends it. Leases are numbered without gaps and
 // never deleted, so a writer is the current one for as long as the next number is
 // free. Should a writer that was superseded a moment ago still store an object, it is
-// a valid continuation of the chain, since a place in the chain can be filled once.
+// a valid continuation of the chain, since a place in the chain can be filled once; or it
+// is of a base whose epoch is over, and does not count (see fence).
 func (v *Vault) OpenWriter(ctx context.Context, id block.MachineID) (*Writer, error) {
 	key, err := v.makeDataKey(ctx, id)
 	if err != nil {
@@ -260,14 +261,7 @@ func (w *Writer) stored(ctx context.Context, p placement, list []*frame.Frame) (
 	return obj.header.Generation, nil
 }
 
-// release lets readers look at the store for themselves again.
-func (w *Writer) release() {
-	w.m.mu.Lock()
-	defer w.m.mu.Unlock()
-	if w.m.writing == w.generation {
-		w.m.writing = 0
-	}
-}
+func (w *Writer) release() { w.m.release(w.generation) }
 
 // Close ends the use of the writer. The lease stays until somebody takes the next.
 func (w *Writer) Close() error {
