@@ -162,15 +162,21 @@ func (m mount) open() (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	var st unix.Stat_t
-	if err = unix.Fstat(fd, &st); err == nil && deviceOf(st.Dev) != m.part.dev {
-		err = errors.New("another file system is mounted over it")
-	}
-	if err != nil {
+	if !m.shows(fd) {
 		unix.Close(fd)
-		return -1, err
+		return -1, errors.New("another file system is mounted over it")
 	}
 	return fd, nil
+}
+
+// shows reports whether an open file is of this mount.
+func (m mount) shows(fd int) bool {
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) == nil && deviceOf(st.Dev) == m.part.dev {
+		return true
+	}
+	var fs unix.Statfs_t // a subvolume of btrfs has a device number of its own
+	return m.fs == "btrfs" && unix.Fstatfs(fd, &fs) == nil && fs.Type == unix.BTRFS_SUPER_MAGIC
 }
 
 func (m mount) visible() bool {

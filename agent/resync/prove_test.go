@@ -100,6 +100,30 @@ func TestProofTellsApart(t *testing.T) {
 	}
 }
 
+// TestDifferenceOutlivesASync: what the file systems had still to write is no difference;
+// what stays is one, also where they cannot be made to write.
+func TestDifferenceOutlivesASync(t *testing.T) {
+	page, rot := block.Extent{Off: 1 << 20, Len: 4096}, block.Extent{Off: 2 << 20, Len: 4096}
+	for name, hangs := range map[string]error{"written": nil, "hanging": errBroke} {
+		own := painted(proofDisk)
+		v := &vaulted{data: slices.Clone(own), absent: block.NewSet(), damaged: block.NewSet()}
+		own[page.Off] ^= 1
+		own[rot.Off] ^= 1
+		d := &memDisk{t: t, data: own, usage: Usage{Layout: wholeDisk}}
+		d.sync = func() error { d.data[page.Off] = v.data[page.Off]; return hangs }
+		q, err := OpenProof(t.Context(), Target{ID: block.DiskID{1}, Size: proofDisk}, nil, still{block.NewSet()}, v,
+			Options{Open: func(Target) (Device, error) { return d, nil }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		verdict, _, err := q.Next(t.Context(), 0)
+		q.Close()
+		if err != nil || !slices.Equal(verdict.Differs.Extents(), []block.Extent{rot}) || !verdict.Equal.Covers(page) {
+			t.Errorf("%s: %v, %v", name, &verdict, err)
+		}
+	}
+}
+
 // TestProofReportsAnUnreadableDisk: what cannot be read is not equal.
 func TestProofReportsAnUnreadableDisk(t *testing.T) {
 	d := &memDisk{t: t, data: painted(proofDisk), bad: 1 << 20}

@@ -30,6 +30,7 @@ type memDisk struct {
 	layout string
 	bad    int64 // offset that cannot be read, 0 is none
 	faults int   // reads left that fail in passing
+	sync   func() error
 
 	mu   sync.Mutex
 	read block.Set
@@ -59,13 +60,19 @@ func (d *memDisk) ReadAt(p []byte, off int64) (int, error) {
 func (d *memDisk) Close() error                         { return nil }
 func (d *memDisk) Size() (int64, error)                 { return int64(len(d.data)), nil }
 func (d *memDisk) Usage(context.Context) (Usage, error) { return d.usage, nil }
-func (d *memDisk) Sync(context.Context) error           { return nil }
 func (d *memDisk) Activity() (Activity, error)          { return Activity{}, errors.ErrUnsupported }
 func (d *memDisk) Layout() (string, error) {
 	if d.layout != "" {
 		return d.layout, nil
 	}
 	return d.usage.Layout, nil
+}
+
+func (d *memDisk) Sync(context.Context) error {
+	if d.sync == nil {
+		return nil
+	}
+	return d.sync()
 }
 
 // replica takes base frames like relay and vault together, and answers with hashes of

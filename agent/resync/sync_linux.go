@@ -88,7 +88,8 @@ func withSiblings(devices []string) []string {
 }
 
 // mountsOn finds in a mountinfo table what is mounted from one of the devices: by the
-// mount's own number, or by its source where that number is made up, as btrfs does.
+// mount's own number, or by its source where that number is made up, as btrfs does. Of
+// each file system there is one mount, if possible one that can be opened.
 func mountsOn(mountinfo string, devices []string) []mount {
 	var found []mount
 	for line := range strings.Lines(mountinfo) {
@@ -100,8 +101,15 @@ func mountsOn(mountinfo string, devices []string) []mount {
 		if strings.HasPrefix(dev, "0:") {
 			dev = deviceAt(m.source)
 		}
-		if slices.Contains(devices, dev) {
+		if !slices.Contains(devices, dev) {
+			continue
+		}
+		same := slices.IndexFunc(found, func(o mount) bool { return o.part.dev == m.part.dev })
+		switch {
+		case same < 0:
 			found = append(found, m)
+		case !found[same].visible():
+			found[same] = m
 		}
 	}
 	return found
@@ -119,7 +127,7 @@ func deviceAt(path string) string {
 // sync writes out the file system. One that is hidden under another mount, or has gone,
 // is passed over: what it had in memory when it went is on its device.
 func (m mount) sync() error {
-	fd, err := unix.Open(m.point, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	fd, err := m.open()
 	if err != nil {
 		return nil //nolint:nilerr // as said above
 	}

@@ -78,13 +78,14 @@ func TestSyncReachesWhateverLiesOnTheDisk(t *testing.T) {
 	}
 }
 
-// TestMountsOnDevices: a mount with a made-up number is known by its source.
+// TestMountsOnDevices: each file system once, whichever its mounts; one on no device of
+// the disk is left out.
 func TestMountsOnDevices(t *testing.T) {
 	var points []string
 	for _, m := range mountsOn(mountTable, []string{"8:2", "8:17"}) {
 		points = append(points, m.point)
 	}
-	if got := strings.Join(points, " "); got != `/ /srv/with blank\ /bind` {
+	if got := strings.Join(points, " "); got != `/bind /srv/with blank\` && got != `/ /srv/with blank\` {
 		t.Errorf("mounts at %s", got)
 	}
 }
