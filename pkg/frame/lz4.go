@@ -41,16 +41,16 @@ func (t *lz4Table) pack(dst, src []byte, limit int) int {
 		clear(t[:])
 	}
 	for at, end := 1, len(src)-lz4LastMatch; at < end; {
-		here := from.u64(at)
+		here := from.load64(at)
 		slot := lz4Hash(here)
 		ref := int(t[slot])
 		t[slot] = uint32(at)
-		if uint32(here) != from.u32(ref) || at-ref > lz4Window {
+		if uint32(here) != from.load32(ref) || at-ref > lz4Window {
 			at += 1 + (at-anchor)>>lz4SkipBits
 			continue
 		}
 		off, begin := at-ref, at
-		for begin > anchor && begin > off && from.u8(begin-1) == from.u8(begin-off-1) {
+		for begin > anchor && begin > off && from.load8(begin-1) == from.load8(begin-off-1) {
 			begin--
 		}
 		at = from.matchEnd(at+lz4MinMatch, off, len(src)-lz4LastLiterals)
@@ -61,18 +61,18 @@ func (t *lz4Table) pack(dst, src []byte, limit int) int {
 		if lit < 15 && extra < 15 {
 			// Sixteen bytes are copied faster than as many as needed; what is too much is
 			// overwritten next.
-			to.put8(n, byte(lit<<4|extra))
+			to.store8(n, byte(lit<<4|extra))
 			to.copy16(n+1, from, anchor)
 			n += 3 + lit
 		} else {
 			n = to.sequence(n, from.bytes(anchor, lit), extra)
 		}
-		to.put16(n-2, uint16(off))
+		to.store16(n-2, uint16(off))
 		if extra >= 15 {
 			n = to.length(n, extra)
 		}
 		if anchor = at; at < end {
-			t[lz4Hash(from.u64(at-2))] = uint32(at - 2)
+			t[lz4Hash(from.load64(at-2))] = uint32(at - 2)
 		}
 	}
 	return to.last(n, src[anchor:], limit)
@@ -90,8 +90,8 @@ type raw struct{ p unsafe.Pointer }
 func rawOf(b []byte) raw { return raw{unsafe.Pointer(unsafe.SliceData(b))} }
 
 func (r raw) bytes(at, n int) []byte { return unsafe.Slice((*byte)(unsafe.Add(r.p, at)), n) }
-func (r raw) put8(at int, v byte)    { *(*byte)(unsafe.Add(r.p, at)) = v }
-func (r raw) put16(at int, v uint16) {
+func (r raw) store8(at int, v byte)  { *(*byte)(unsafe.Add(r.p, at)) = v }
+func (r raw) store16(at int, v uint16) {
 	binary.LittleEndian.PutUint16((*[2]byte)(unsafe.Add(r.p, at))[:], v)
 }
 
@@ -99,23 +99,23 @@ func (r raw) copy16(at int, src raw, from int) {
 	*(*[16]byte)(unsafe.Add(r.p, at)) = *(*[16]byte)(unsafe.Add(src.p, from))
 }
 
-func (r raw) u8(at int) byte { return *(*byte)(unsafe.Add(r.p, at)) }
-func (r raw) u32(at int) uint32 {
+func (r raw) load8(at int) byte { return *(*byte)(unsafe.Add(r.p, at)) }
+func (r raw) load32(at int) uint32 {
 	return binary.LittleEndian.Uint32((*[4]byte)(unsafe.Add(r.p, at))[:])
 }
-func (r raw) u64(at int) uint64 {
+func (r raw) load64(at int) uint64 {
 	return binary.LittleEndian.Uint64((*[8]byte)(unsafe.Add(r.p, at))[:])
 }
 
 // matchEnd is how far the memory from at on, and before end, repeats what lies off bytes before it.
 func (r raw) matchEnd(at, off, end int) int {
 	for at+8 <= end {
-		if d := r.u64(at) ^ r.u64(at-off); d != 0 {
+		if d := r.load64(at) ^ r.load64(at-off); d != 0 {
 			return at + bits.TrailingZeros64(d)>>3
 		}
 		at += 8
 	}
-	for at < end && r.u8(at) == r.u8(at-off) {
+	for at < end && r.load8(at) == r.load8(at-off) {
 		at++
 	}
 	return at
@@ -124,7 +124,7 @@ func (r raw) matchEnd(at, off, end int) int {
 // sequence writes, at n, a token, literals and the room for an offset. It returns where
 // that ends; the length of the match, where the token does not hold it, comes there.
 func (r raw) sequence(n int, literals []byte, extra int) int {
-	r.put8(n, byte(min(len(literals), 15)<<4|min(extra, 15)))
+	r.store8(n, byte(min(len(literals), 15)<<4|min(extra, 15)))
 	n = r.length(n+1, len(literals))
 	return n + copy(r.bytes(n, len(literals)), literals) + 2
 }
@@ -144,9 +144,9 @@ func (r raw) length(n, length int) int {
 		return n
 	}
 	for ; length >= 255; length -= 255 {
-		r.put8(n, 255)
+		r.store8(n, 255)
 		n++
 	}
-	r.put8(n, byte(length))
+	r.store8(n, byte(length))
 	return n + 1
 }
