@@ -26,7 +26,10 @@ type catalog struct {
 	names    map[block.Seq]frame.PointMark
 	// damage are objects that break a chain: nothing behind them is known.
 	damage []*DamageError
-	pins   map[block.Position]pin
+	// hole is the first epoch whose base is damaged, so that no point of it and behind can
+	// be told; 0 if there is none.
+	hole block.Epoch
+	pins map[block.Position]pin
 }
 
 // boundary is the place behind one log frame.

@@ -57,7 +57,32 @@ func TestCheckOfAnEpochThatNeverGotItsBase(t *testing.T) {
 	v, _ = reopenVault(t, store, h)
 	report = check(t, v)
 	if i := slices.IndexFunc(report.Defects, func(d Defect) bool { return d.Severity == Damage }); i < 0 || !strings.Contains(report.Defects[i].What, "base frames 1..1 are missing") ||
-		!strings.Contains(report.Defects[i].Affected, "recovery points") {
+		!strings.Contains(report.Defects[i].Affected, "every recovery point of epoch 1 and later") {
 		t.Fatalf("%+v", report.Defects)
+	}
+}
+
+// TestNoPointAboveAHoleInABase: where a part of an earlier base that counts is not there or
+// cannot be told, no point behind it is read as if there were nothing.
+func TestNoPointAboveAHoleInABase(t *testing.T) {
+	store, h := hopeless(t)
+	for _, spoil := range []func(*mem.Store){
+		func(s *mem.Store) { _ = s.Delete(t.Context(), baseName(h.machine, 1, 1)) },
+		func(s *mem.Store) { s.Alter(baseName(h.machine, 1, 1), func(b []byte) []byte { b[70] ^= 1; return b }) },
+	} {
+		bad := store.Clone()
+		spoil(bad)
+		_, m := reopen(t, bad, h)
+		for _, p := range positions(t, m) {
+			view, err := m.View(t.Context(), p)
+			if err != nil {
+				continue
+			}
+			got := make([]byte, sector)
+			if _, err := view.ReadAt(t.Context(), h.disks[0].ID, got, 0); err == nil && string(got) != string(h.want[p][h.disks[0].ID][:sector]) {
+				t.Errorf("point %v is read without its base", p)
+			}
+			view.Close()
+		}
 	}
 }

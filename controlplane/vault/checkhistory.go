@@ -39,13 +39,9 @@ func (c *checker) chains(cat *catalog) {
 func (c *checker) base(cat *catalog, e *Epoch) {
 	object := baseName(c.id, e.Epoch, e.Committed+1)
 	switch f, ended := cat.fence(e.Epoch); {
-	case ended && e.Committed < f.Base:
-		c.add(Damage, object, cat.since(e.Begin), fmt.Sprintf("base frames %d..%d are missing: they were stored when epoch %d ended", e.Committed+1, f.Base, e.Epoch))
-	case e.Complete == 0 || e.Committed >= e.BaseFrames:
+	case e.Complete == 0 || e.Committed >= e.BaseFrames, e.Committed < cat.settledBase(e.Epoch): // the latter is told as damage
 	case ended:
 		c.add(Notice, object, "", fmt.Sprintf("epoch %d ended before its base was whole: %d of %d base frames had come, the others never will; it offers no recovery point, and those of later epochs do not need them", e.Epoch, f.Base, e.BaseFrames))
-	case e.Epoch < cat.last.pos.Epoch:
-		c.add(Damage, object, cat.since(e.Begin), fmt.Sprintf("base frames %d..%d are missing", e.Committed+1, e.BaseFrames))
 	case c.overdue(cat, e):
 		c.add(Damage, object, fmt.Sprintf("every recovery point of epoch %d", e.Epoch), fmt.Sprintf("base frames %d..%d are missing", e.Committed+1, e.BaseFrames))
 	default:

@@ -49,6 +49,23 @@ func (c *catalog) fencedBy(e block.Epoch, writer uint64) bool {
 	return slices.ContainsFunc(c.manifest.Fences, func(f fence) bool { return f.Epoch == e && f.Writer == writer })
 }
 
+// settledBase is how many base frames of an epoch that is over were stored when it ended;
+// 0 if the runs hold them. Where no fence says it, the base was whole.
+func (c *catalog) settledBase(e block.Epoch) uint64 {
+	facts := c.epoch(e)
+	if facts == nil || e >= c.last.pos.Epoch || c.manifest.holdsBase(e, math.MaxUint64) {
+		return 0
+	}
+	if f, ok := c.fence(e); ok {
+		return f.Base
+	}
+	return facts.BaseFrames
+}
+
+// torn reports whether a position's epoch, or one before it, lacks a part of its base that
+// counts.
+func (c *catalog) torn(e block.Epoch) bool { return c.hole != 0 && e >= c.hole }
+
 // unsettled reports whether an epoch is over whose base has no fence, and whole or not is
 // what is stored of it: true only of the manifest that was the newest when that was read.
 func (c *catalog) unsettled() bool {

@@ -85,6 +85,9 @@ func (m *Machine) hashView(ctx context.Context, p block.Position) (*View, error)
 	if p == (block.Position{}) {
 		p = c.resyncPosition(e)
 	}
+	if c.torn(p.Epoch) {
+		return nil, c.damage[0]
+	}
 	if !c.reaches(p) {
 		return nil, c.noPoint(p.String(), "it is no longer the end of a run")
 	}

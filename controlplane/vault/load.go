@@ -212,8 +212,13 @@ func (m *Machine) loadBases(ctx context.Context, c *catalog) (*catalog, error) {
 		return nil, err
 	}
 	for e, list := range names {
+		damage := len(c.damage)
 		if c, err = m.loadBase(ctx, c, e, list); err != nil {
 			return nil, err
+		}
+		n, want := c.committedBase(e), c.settledBase(e)
+		if n < want && len(c.damage) == damage {
+			c = m.brokenBase(c, e, baseName(m.id, e, n+1), fmt.Errorf("base frames %d..%d are missing: they were stored when epoch %d ended: %w", n+1, want, e, objstore.ErrNotFound))
 		}
 	}
 	return c, nil
@@ -280,6 +285,9 @@ func (m *Machine) brokenBase(c *catalog, e block.Epoch, name string, err error) 
 	next := *c
 	affected := fmt.Sprintf("every recovery point of epoch %d and later", e)
 	next.damage = append(slices.Clone(c.damage), m.damaged(name, affected, err))
+	if c.hole == 0 || e < c.hole {
+		next.hole = e
+	}
 	return &next
 }
 

@@ -68,7 +68,7 @@ func (c *catalog) eachPoint(yield func(Point) bool) {
 		if e == nil || e.Epoch != b.pos.Epoch {
 			e = c.epoch(b.pos.Epoch)
 		}
-		if e.offers(b.pos.Seq) && !yield(c.describe(b, c.names[b.pos.Seq].Name)) {
+		if e.offers(b.pos.Seq) && !c.torn(e.Epoch) && !yield(c.describe(b, c.names[b.pos.Seq].Name)) {
 			return
 		}
 	}
@@ -191,6 +191,6 @@ func (c *catalog) retained(p block.Position) bool {
 	if p.Seq <= c.manifest.Log.Seq {
 		return slices.ContainsFunc(c.manifest.Runs, func(r run) bool { return r.Point != "" && r.position() == p })
 	}
-	i, ok := slices.BinarySearchFunc(c.bounds, p, func(b boundary, p block.Position) int { return b.pos.Compare(p) })
-	return ok && c.epoch(c.bounds[i].pos.Epoch).offers(p.Seq)
+	_, ok := slices.BinarySearchFunc(c.bounds, p, func(b boundary, p block.Position) int { return b.pos.Compare(p) })
+	return ok && !c.torn(p.Epoch) && c.epoch(p.Epoch).offers(p.Seq)
 }

@@ -50,6 +50,8 @@ func (m *Machine) proofView(ctx context.Context, p block.Position) (*View, error
 	switch {
 	case e == nil || c.last.pos.Before(p):
 		return nil, c.noPoint(p.String(), "the vault does not reach it")
+	case c.torn(p.Epoch):
+		return nil, c.damage[0]
 	case !c.reaches(p):
 		return nil, c.noPoint(p.String(), "it is no longer the end of a run")
 	}
