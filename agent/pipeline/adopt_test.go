@@ -3,6 +3,7 @@ package pipeline
 import (
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/understudy-dr/understudy/agent/capture"
 	"github.com/understudy-dr/understudy/pkg/frame"
@@ -28,6 +29,34 @@ func TestAdoptedPositionIsWrittenDownFirst(t *testing.T) {
 				t.Errorf("the next epoch is to begin at %d; found with the old journal, which ends at %d, it has begun", w.p.State.Began, last)
 			}
 			w.p.raise(*d)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.kill()
+	})
+}
+
+// TestEpochAboveAnyBaseOfTheRelay: relay and machine both lost their memory. Of the last
+// epoch the relay still has base frames, and no log; had the next one its number, those
+// would be taken for its own (found by the simulation, seed 35292).
+func TestEpochAboveAnyBaseOfTheRelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.start(capture.Resume{})
+		w.settled()
+		w.disconnect()
+		err := w.p.call(t.Context(), func() error {
+			at := w.p.w.at
+			told := wire.Welcome{Epoch: at.Epoch, Spooled: at.Seq - 2, BaseEpoch: at.Epoch + 1, SpooledBase: 1}
+			if err := w.p.welcome(told); err != nil {
+				return err
+			}
+			next := w.p.next(&doubt{reason: frame.ReasonUncleanStop}, w.disks, capture.Armed{}, time.Now())
+			if next.Epoch <= told.BaseEpoch {
+				t.Errorf("epoch %d would begin, and the relay has base frames of epoch %d", next.Epoch, told.BaseEpoch)
+			}
 			return nil
 		})
 		if err != nil {

@@ -171,7 +171,7 @@ func (p *Pipeline) open(ctx context.Context, next State, m frame.Mark, now time.
 func (p *Pipeline) next(d *doubt, disks []block.DiskID, stretch capture.Armed, now time.Time) State {
 	copies := p.State.plan(disks, d.whole)
 	next := State{
-		Machine: p.Machine, Epoch: p.w.at.Epoch + 1, Reason: d.reason, Since: now, Began: p.w.at.Seq + 1,
+		Machine: p.Machine, Epoch: max(p.w.at.Epoch, p.heard) + 1, Reason: d.reason, Since: now, Began: p.w.at.Seq + 1,
 		Stretch: stretch, Copies: copies, Disks: disks, Known: addNew(p.State.Known, disks),
 		Unsure: p.State.Unsure, Resync: max(p.State.Resync, p.wished.Resync), Proof: p.State.Proof,
 	}

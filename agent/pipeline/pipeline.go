@@ -86,9 +86,10 @@ type Pipeline struct {
 	gens  generations
 
 	phase   desired.Phase
-	doubt   *doubt // why the log cannot go on; nil while it does
-	known   bool   // the relay's position is known and agreed with
-	damaged error  // what the journal cannot give any more
+	doubt   *doubt      // why the log cannot go on; nil while it does
+	known   bool        // the relay's position is known and agreed with
+	heard   block.Epoch // the newest that a relay has anything of
+	damaged error       // what the journal cannot give any more
 	wished  desired.State
 	disks   map[block.DiskID]*disk
 	more    bool // the record taken last goes on in the next one

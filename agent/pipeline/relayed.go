@@ -34,6 +34,9 @@ func (p *Pipeline) welcome(w wire.Welcome) error {
 		base.spooled = w.SpooledBase
 	}
 	p.rewindCopies(base)
+	// Of an epoch that this agent knows nothing of, the relay may have the base and have
+	// lost the log. Its frames must never meet those of another epoch of that number.
+	p.heard = max(p.heard, w.Epoch, w.BaseEpoch)
 	if d := p.contradiction(w); d != nil {
 		if err := p.adopt(w, d); err != nil {
 			return err
