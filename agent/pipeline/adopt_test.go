@@ -65,3 +65,34 @@ func TestEpochAboveAnyBaseOfTheRelay(t *testing.T) {
 		w.kill()
 	})
 }
+
+// TestARelayOfYesterdayMakesNoDiskFresh: it says that there is nothing of a machine whose
+// frames were in the vault, for it cannot ask the vault and another relay went on. What
+// the vault holds must be compared with, or blocks that are zeros now would stay as they
+// were (found by the simulation, seed 39134).
+func TestARelayOfYesterdayMakesNoDiskFresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.start(capture.Resume{})
+		w.settled()
+		w.disconnect()
+		err := w.p.call(t.Context(), func() error {
+			was := wire.Welcome{Epoch: w.p.w.at.Epoch, Spooled: w.p.committed, Committed: w.p.committed}
+			for _, told := range []wire.Welcome{{}, was} {
+				if err := w.p.welcome(told); err != nil {
+					return err
+				}
+				for _, id := range w.disks {
+					if m := copyOf(w.p.State.plan(w.disks, nil), id); m != frame.MethodHash {
+						t.Errorf("told of frame %d: disk %s is to be copied by %s", told.Spooled, id, m)
+					}
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.kill()
+	})
+}

@@ -37,7 +37,11 @@ func (p *Pipeline) welcome(w wire.Welcome) error {
 	// Of an epoch that this agent knows nothing of, the relay may have the base and have
 	// lost the log. Its frames must never meet those of another epoch of that number.
 	p.heard = max(p.heard, w.Epoch, w.BaseEpoch)
-	if d := p.contradiction(w); d != nil {
+	d := p.contradiction(w)
+	if w.Epoch > 0 && (d != nil || len(p.State.Known) == 0) {
+		p.State.Unsure = true // there is more of this machine than is remembered here
+	}
+	if d != nil {
 		if err := p.adopt(w, d); err != nil {
 			return err
 		}
@@ -62,25 +66,21 @@ func (p *Pipeline) contradiction(w wire.Welcome) *doubt {
 		p.damaged = nil
 		return d
 	case p.w.at.Seq == 0:
-		p.State.Unsure = true
 		return &doubt{reason: frame.ReasonUncleanStop, detail: "the agent has no memory of its log", whole: p.all()}
 	case w.Spooled > p.w.at.Seq, w.Epoch > p.w.at.Epoch:
-		p.State.Unsure = true
 		return &doubt{
 			reason: frame.ReasonIdentityConflict, whole: p.all(),
 			detail: fmt.Sprintf("the relay has this machine's log up to %d.%d, the agent made it up to %s", w.Epoch, w.Spooled, p.w.at),
 		}
 	case p.foreign(w):
-		p.State.Unsure = true
 		return &doubt{
 			reason: frame.ReasonIdentityConflict, whole: p.all(),
 			detail: fmt.Sprintf("the relay has another history of this machine up to %d.%d than the agent, which made it up to %s: the machine was set back to a snapshot, or two have one identity", w.Epoch, w.Spooled, p.w.at),
 		}
-	case w.Spooled < p.committed: // the vault itself went back: it may hold none of what it had
-		p.State.Settled = nil
-		if w.Spooled == 0 {
-			p.State.Known, p.State.Unsure = nil, false
-		}
+	case w.Spooled < p.committed:
+		// The vault itself went back, and may hold none of what it had; or the relay speaks
+		// of a time before another one went on, and it holds all of it.
+		p.State.Settled, p.State.Unsure = nil, true
 		return p.lost("the relay has the log up to %d, frames up to %d were in the vault", w.Spooled, p.committed)
 	case oldest > 0 && w.Spooled+1 < oldest, oldest == 0 && w.Spooled < p.w.at.Seq:
 		return p.lost("the relay has the log up to %d, frames up to %d were acknowledged as spooled", w.Spooled, p.spooled)
