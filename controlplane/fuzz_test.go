@@ -13,15 +13,15 @@ import (
 	"github.com/understudy-dr/understudy/pkg/fuzztest"
 )
 
-// FuzzArguments reads figures as operators write them. Limit: 64 times the input and
-// 16 KiB. No figure is negative, and the vault's facts about a machine come back.
+// FuzzArguments reads figures as operators write them. Limit: 256 times the input and
+// 16 KiB: an error quotes what cannot be printed in four bytes each, and errors are wrapped. No figure is negative, and the vault's facts about a machine come back.
 func FuzzArguments(f *testing.F) {
 	for _, s := range []string{"", "10MiB", "1e300TiB", "-1", "NaN", "15d", "9999999999999999d", "-5d", "90m", "2026-11-23T18:04:05.5Z", "18:04", "mon,tue 08:00-18:00 10MiB", "all:2h,hourly:24h,daily:15d", `{"hostname":"web1","policy":{},"protected":[]}`} {
 		f.Add(s)
 	}
 	now := time.Date(2026, 11, 23, 18, 0, 0, 0, time.UTC)
 	f.Fuzz(func(t *testing.T, s string) {
-		fuzztest.Bounded(t, 64*len(s)+16<<10, func() {
+		fuzztest.Bounded(t, 256*len(s)+16<<10, func() {
 			_, _ = parseBytes(s)
 			_, _ = parseSeconds(s)
 			_, _ = parseMoment(s, now)
