@@ -249,12 +249,20 @@ func sysInt(kernelName, file string) (int64, error) {
 	return fileInt(filepath.Join(sysBlock, kernelName, file))
 }
 
+// fileInt reads a number out of sysfs, in the three system calls that it takes: it is
+// asked some with every frame.
 func fileInt(path string) (int64, error) {
-	b, err := os.ReadFile(path)
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return 0, err
+		return 0, &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	return strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+	defer func() { _ = unix.Close(fd) }()
+	var b [32]byte
+	n, err := unix.Read(fd, b[:])
+	if err != nil {
+		return 0, &os.PathError{Op: "read", Path: path, Err: err}
+	}
+	return strconv.ParseInt(strings.TrimSpace(string(b[:n])), 10, 64)
 }
 
 func sysList(kernelName, dir string) []string {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
+	"github.com/understudy-dr/understudy/pkg/frame"
 	"github.com/understudy-dr/understudy/testbed/lab"
 )
 
@@ -88,10 +90,56 @@ func (c *churned) held(ctx context.Context) error {
 		}
 		why = reason
 	}
-	return c.add(row{
+	err := c.add(row{
 		ID: "churn/" + c.data + "/held", What: fmt.Sprintf("churn held for %s without falling back, %s data", holdFor, c.data),
 		Unit: "MB/s", Better: higher, Value: spreadOf([]float64{best}), Rounds: 1, Target: 500, Note: "the next step failed: " + why,
 	})
+	if err != nil {
+		return err
+	}
+	return c.ofLimit(ctx, best)
+}
+
+// ofLimit compares the churn held with what the same processors carry when they do
+// nothing but what each byte needs.
+func (c *churned) ofLimit(ctx context.Context, held float64) error {
+	d, err := c.disk(ctx, memory("limit"), c.w.size)
+	if err != nil {
+		return err
+	}
+	w, err := newWriter(d.Device, c.w.data)
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	var most []float64
+	for range pick(c.bench, 5, 3) {
+		end := time.Now().Add(pick(c.bench, 5*time.Second, 2*time.Second))
+		l := limit{stage: c.stage, pack: frame.CompressNever, fetch: func(p []byte) (int, error) {
+			if time.Now().After(end) {
+				return 0, io.EOF
+			}
+			return len(p), w.fetch(p)
+		}}
+		bytes, took, err := l.run(ctx)
+		if err != nil {
+			return err
+		}
+		most = append(most, float64(bytes)/1e6/took.Seconds())
+	}
+	name := "churn/" + c.data
+	err = c.add(row{
+		ID: name + "/limit", What: "what these processors carry, writer included, through the passes that each byte needs and nothing else",
+		Unit: "MB/s", Better: higher, Value: spreadOf(most), Rounds: len(most),
+	})
+	share := make([]float64, len(most))
+	for i, m := range most {
+		share[i] = held / m
+	}
+	return errors.Join(err, c.add(row{
+		ID: name + "/of-limit", What: "churn held ÷ that limit", Unit: "×", Better: higher, Value: spreadOf(share), Rounds: len(share),
+		Ours: number(held) + " MB/s", Theirs: number(median(most)) + " MB/s",
+	}))
 }
 
 // try writes at a rate for so long and lets the machine settle. held: nothing was

@@ -11,6 +11,9 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/understudy-dr/understudy/pkg/frame"
 	"github.com/understudy-dr/understudy/testbed/lab"
 )
 
@@ -72,6 +75,7 @@ const (
 	oursMap   = "ours, by map"
 	peerAgain = " again"
 	noiseArm  = "nbdcopy once more"
+	limitArm  = "limit"
 )
 
 // round copies the disk by everybody, changes it, and lets everybody catch up.
@@ -87,6 +91,9 @@ func (c *copying) round(ctx context.Context, round int) (err error) {
 		if k.name == "nbdcopy" {
 			first = append(first, arm{noiseArm, func(ctx context.Context, _ int) (sample, error) { return k.run(ctx, k.first) }})
 		}
+	}
+	if c.src.used == 1 {
+		first = append(first, arm{limitArm, c.limit})
 	}
 	if err := c.got.turn(ctx, round, first...); err != nil {
 		return err
@@ -149,6 +156,23 @@ func (c *copying) first(ctx context.Context, _ int) (sample, error) {
 		return c.epochAfter(ctx, c.machine, 0)
 	})
 	return sample{"s": took}, err
+}
+
+// limit is a copy of all of the disk by the passes that our copy makes of each byte.
+func (c *copying) limit(ctx context.Context, _ int) (sample, error) {
+	if err := coldCaches(); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(c.src.disk.Device, os.O_RDONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		return nil, err
+	}
+	l := limit{stage: c.stage, pack: frame.CompressAuto, fetch: f.Read}
+	bytes, took, err := l.run(ctx)
+	if err == nil && bytes != c.src.size {
+		err = fmt.Errorf("%d of %d bytes went through", bytes, c.src.size)
+	}
+	return sample{"s": took.Seconds()}, errors.Join(err, f.Close())
 }
 
 // afterCrash is our catch-up when nobody watched the change: the agent starts, compares
@@ -231,6 +255,20 @@ func (c *copying) file() error {
 			if err := c.add(r); err != nil {
 				return err
 			}
+		}
+		if part.arm == ours && c.src.used == 1 {
+			floor := c.got.of(limitArm, "s")
+			r.ID, r.What, r.Tools = fmt.Sprintf("copy/%s/%s/limit", c.id, part.name), fmt.Sprintf("%s disk, %s, speed ÷ what these processors carry through the passes that each byte needs", c.id, part.what), nil
+			r.Value, r.Theirs = spreadOf(ratios(floor, mine)), number(median(floor))+" s"
+			if err := c.add(r); err != nil {
+				return err
+			}
+			r.ID, r.What, r.Ours = fmt.Sprintf("copy/%s/%s/limit-fastest", c.id, part.name), fmt.Sprintf("%s disk, that limit's speed ÷ the fastest of the peers", c.id), number(median(floor))+" s"
+			r.Value, r.Theirs = spreadOf(ratios(fastest, floor)), number(median(fastest))+" s"
+			if err := c.add(r); err != nil {
+				return err
+			}
+			r.Ours = number(median(mine)) + " s"
 		}
 		if len(c.peers) == 0 {
 			continue

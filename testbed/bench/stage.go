@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/understudy-dr/understudy/agent/enrol"
 	"github.com/understudy-dr/understudy/testbed/lab"
 )
 
@@ -22,6 +23,8 @@ type stage struct {
 	site  *lab.Site
 	api   *http.Client
 	token string
+
+	sender *enrol.Identity // of the machine that limit speaks for, once there is one
 }
 
 // onStage runs f on a new stage and removes that.

@@ -80,3 +80,16 @@ func (w *writer) one(n int) error {
 
 // reseed makes it write other things at other places than before.
 func (w *writer) reseed(seed uint64) { w.r = rand.New(rand.NewPCG(seed, 5)) }
+
+// fetch writes pieces somewhere until p is full of what was written: a guest's writes and
+// the copy that is taken of each.
+func (w *writer) fetch(p []byte) error {
+	for ; len(p) >= chunk; p = p[chunk:] {
+		piece := w.data.piece(w.r, chunk)
+		if _, err := w.f.WriteAt(piece, w.r.Int64N(w.size/chunk)*chunk); err != nil {
+			return err
+		}
+		copy(p, piece)
+	}
+	return nil
+}
