@@ -46,9 +46,13 @@ import (
 	"github.com/understudy-dr/understudy/pkg/frame"
 )
 
-// pollEvery is how often an empty ring is looked at: wakeups from the kernel cost more
-// than half of the throughput, two milliseconds of latency cost nothing.
-const pollEvery = 2 * time.Millisecond
+// pollEvery is how often the ring is looked at while much is written: wakeups from the
+// kernel cost more than half of the throughput, two milliseconds of latency cost nothing.
+// Else it is left alone for up to pollSlack times as long (see capture.Pace).
+const (
+	pollEvery = 2 * time.Millisecond
+	pollSlack = 5
+)
 
 // resumeBelow is how empty the journal must be before a new epoch begins: one begun
 // in a full journal would only fill it again.
@@ -72,7 +76,7 @@ type Config struct {
 	Open func(resync.Target) (resync.Device, error)
 	// Now is the wall clock; nil is time.Now.
 	Now func() time.Time
-	// Poll is how often an empty ring is looked at; Frame closes a frame by size, bytes.
+	// Poll is how often a busy ring is looked at; Frame closes a frame by size, bytes.
 	// Zero means the defaults.
 	Poll  time.Duration
 	Frame int
@@ -115,8 +119,11 @@ type Pipeline struct {
 
 	seen     time.Time // every write acknowledged before it has been taken from the ring
 	clock    clock
-	pressed  bool // an eighth of the ring was not taken when the last frame was closed
+	pressed  bool   // an eighth of the ring was not taken when the last frame was closed
+	ring     uint64 // its size, bytes; zero until the first frame is closed
+	pace     capture.Pace
 	captured int64
+	paced    int64 // captured when the last pause began
 	rate     rate
 	status   atomic.Pointer[desired.Protection]
 	epochsMu sync.Mutex
@@ -154,6 +161,7 @@ func New(c Config) *Pipeline {
 		gens: generations{maps: c.Source}, where: c.Journal.SpillExtents, disks: map[block.DiskID]*disk{}, phase: desired.PhaseEnabling,
 		epochs: map[frame.Reason]int{},
 	}
+	p.pace = capture.Pace{Least: c.Poll, Most: pollSlack * c.Poll}
 	if c.Frame > 0 {
 		p.w.target = c.Frame
 	}
@@ -204,11 +212,13 @@ func (p *Pipeline) Run(ctx context.Context) error {
 
 var now = func() <-chan time.Time { c := make(chan time.Time); close(c); return c }()
 
-// wait runs what was posted, until the next poll is due; at once after a busy one.
+// wait runs what was posted, until the next poll is due; at once after one that left
+// something to take.
 func (p *Pipeline) wait(ctx context.Context, busy bool) (stop bool, err error) {
 	next := now
 	if !busy {
-		next = time.After(p.Poll)
+		next = time.After(p.pace.Next(p.captured-p.paced, p.ring))
+		p.paced = p.captured
 	}
 	for {
 		select {
@@ -304,7 +314,7 @@ func (p *Pipeline) goOn(ctx context.Context) error {
 	return nil
 }
 
-// step does one round of work and reports whether there was any.
+// step does one round of work and reports whether there is more to do at once.
 func (p *Pipeline) step(ctx context.Context) (busy bool, err error) {
 	now := p.Now()
 	p.clock.check(now, p.event)
@@ -375,7 +385,7 @@ func (p *Pipeline) take(now time.Time) (bool, error) {
 		p.w.ringPos = p.Source.Polled() // what was passed over was of no tracked disk
 		return false, p.tick(now)
 	}
-	return n > 0 || refused, nil
+	return refused || behind && n > 0, nil
 }
 
 // tick says that nothing was written, once that is due and proved.
@@ -396,7 +406,7 @@ func (p *Pipeline) prove() error {
 	if err != nil {
 		return fmt.Errorf("pipeline: machine %s: %w", p.Machine, err)
 	}
-	p.pressed = h.RingUsed > h.RingBytes/8
+	p.ring, p.pressed = h.RingBytes, h.RingUsed > h.RingBytes/8
 	if r := h.Reason(); r != "" && r != capture.RingOverflow { // an overflow is told by Poll, at its place
 		p.w.drop()
 		p.raiseHealth(h)

@@ -52,6 +52,18 @@ func (k *book) add(r row) error {
 	return k.save()
 }
 
+// settle drops what a case, run whole and without a failure, no longer measures.
+func (k *book) settle(name string) error {
+	k.Rows = slices.DeleteFunc(k.Rows, func(r row) bool { return ofCase(r.ID, name) && !k.made[r.ID] })
+	return k.save()
+}
+
+// ofCase reports whether a row is one of a case's: its id begins with the case's name, or
+// with one of those that + joins.
+func ofCase(id, name string) bool {
+	return slices.ContainsFunc(strings.Split(name, "+"), func(n string) bool { return strings.HasPrefix(id, n+"/") })
+}
+
 // save writes the book down, if it has a place.
 func (k *book) save() error {
 	if k.path == "" {

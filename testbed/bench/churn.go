@@ -61,7 +61,7 @@ func churn(data string) func(context.Context, *bench) error {
 }
 
 // churnRates are tried upwards, MB/s.
-var churnRates = []float64{50, 75, 100, 150, 200, 250, 300, 350, 400, 500, 600, 800, 1000}
+var churnRates = []float64{50, 100, 150, 200, 250, 300, 350, 400, 450, 500, 600, 800, 1000}
 
 // held finds the highest rate that is kept up without one fallback to the dirty map.
 func (c *churned) held(ctx context.Context) error {
@@ -170,7 +170,7 @@ var costRates = []float64{50, 200}
 // cost measures the processor time of both sides for a GiB of churn, from the write to
 // the commit.
 func (c *churned) cost(ctx context.Context, rate float64) error {
-	length := pick(c.bench, 4*time.Second, 2*time.Second)
+	length := pick(c.bench, 3*time.Second, 2*time.Second)
 	var agent, control []float64
 	for range pick(c.bench, 5, 3) {
 		a, r, err := c.costOnce(ctx, rate, length)

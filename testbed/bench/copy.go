@@ -45,10 +45,10 @@ func copyHalf(ctx context.Context, b *bench) error {
 
 // A whole copy takes ours half a second before the first byte is read and as long after
 // the last: on a disk of this size that does not decide. Everybody writes all of it
-// twice a round, restic and borg at their pace, so there are few rounds.
+// twice a round, restic and borg at their pace: more rounds would take too long.
 const (
 	copySize   = int64(gib)
-	copyRounds = 3
+	copyRounds = 5
 )
 
 func copyOf(ctx context.Context, b *bench, id string, against []peer, make func(*stage, context.Context, int64, pool) (*source, error)) error {
@@ -59,7 +59,7 @@ func copyOf(ctx context.Context, b *bench, id string, against []peer, make func(
 		if c.src, err = make(s, ctx, pick(b, copySize, 128*mib), c.data); err != nil {
 			return err
 		}
-		for round := range copyRounds {
+		for round := range pick(b, copyRounds, 3) {
 			if err := c.round(ctx, round); err != nil {
 				return err
 			}

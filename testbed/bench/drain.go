@@ -25,11 +25,12 @@ type drain struct {
 	done   chan error
 }
 
-// When the agent closes a frame, and how often it looks at an empty ring.
+// When the agent closes a frame, and how often it looks at the ring.
 const (
 	frameSize = 1 << 20
 	frameAge  = 200 * time.Millisecond
 	pollEvery = 2 * time.Millisecond
+	pollSlack = 5
 )
 
 // newDrain begins to capture a disk: only its dirty map, or data too.
@@ -72,20 +73,25 @@ func (d *drain) run(ctx context.Context, data bool) error {
 	}
 	c := cutter{source: d.source, builder: frame.NewBuilder(block.NewMachineID())}
 	c.open()
+	h, err := d.source.Health()
+	if err != nil {
+		return err
+	}
+	pace, paced := capture.Pace{Least: pollEvery, Most: pollSlack * pollEvery}, int64(0)
 	for ctx.Err() == nil {
-		n, lost, err := c.take()
+		more, lost, err := c.take()
 		if err != nil {
 			return fmt.Errorf("reading the ring: %w", err)
 		}
 		switch {
-		case n > 0:
 		case lost:
 			d.lost.Add(1)
 			if _, err := d.source.Arm(ctx); err != nil {
 				return err
 			}
-		default:
-			time.Sleep(pollEvery)
+		case !more:
+			time.Sleep(pace.Next(c.taken-paced, h.RingBytes))
+			paced = c.taken
 		}
 	}
 	return nil
@@ -99,6 +105,7 @@ type cutter struct {
 	seq     block.Seq
 	pos     uint64
 	opened  time.Time
+	taken   int64 // bytes, in all
 }
 
 func (c *cutter) open() {
@@ -107,27 +114,31 @@ func (c *cutter) open() {
 	c.builder.Reset(frame.KindLog, 1, c.seq, c.opened)
 }
 
-// take moves records from the ring into the frame, and cuts that when it is due.
-func (c *cutter) take() (n int, lost bool, err error) {
+// take moves records from the ring into the frame, and cuts that when it is due. more: the
+// ring holds what had no room, or what was there before take began; lost: it ends at a loss.
+func (c *cutter) take() (more, lost bool, err error) {
 	full := false
 	var failed error
-	n, lost, err = c.source.Poll(func(r capture.Record) bool {
+	n, lost, err := c.source.Poll(func(r capture.Record) bool {
 		if full = !c.builder.Room(len(r.Data)) || c.builder.Len() >= frameSize; full {
 			return false
 		}
 		c.pos = r.Pos
+		c.taken += int64(len(r.Data))
 		failed = c.builder.Add(r.Disk, r.Op, r.Extent, r.Data)
 		return failed == nil
 	})
+	lost = lost && n == 0
 	if err := errors.Join(err, failed); err != nil {
-		return n, lost, err
+		return false, lost, err
 	}
+	more = full || n > 0 && c.source.Behind()
 	if !full && (c.builder.Records() == 0 || time.Since(c.opened) < frameAge) {
-		return n, lost, nil
+		return more, lost, nil
 	}
 	if c.raw, err = c.builder.Append(c.raw[:0], c.seq, time.Now(), frame.CompressAuto); err != nil {
-		return n, lost, err
+		return more, lost, err
 	}
 	c.open()
-	return n, lost, c.source.Advance(c.pos)
+	return more, lost, c.source.Advance(c.pos)
 }

@@ -79,13 +79,13 @@ func (g *guest) measure(ctx context.Context) error {
 	}
 	// One run of fio differs from the next by more than protection costs: which processor
 	// its thread and the loop device's come to lie on decides. Only many short ones tell.
-	local, err := interleave(ctx, pick(g.bench, 15, 3),
+	local, err := interleave(ctx, pick(g.bench, 9, 3),
 		arm{off, g.unprotected}, arm{mapOnly, g.captured(mapOnly, false)}, arm{full, g.captured(full, true)}, arm{again, g.unprotected})
 	if err != nil {
 		return err
 	}
 	// Starting an agent and its first point takes seconds: fewer rounds, and an off of its own.
-	whole, err := interleave(ctx, pick(g.bench, 9, 3),
+	whole, err := interleave(ctx, pick(g.bench, 5, 3),
 		arm{off, g.unprotected}, arm{shipped, g.protected}, arm{again, g.unprotected})
 	if err != nil {
 		return err

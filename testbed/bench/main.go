@@ -132,6 +132,8 @@ func (b *bench) measure(ctx context.Context, pattern *regexp.Regexp) (failed err
 		if err := c.run(ctx, b); err != nil && ctx.Err() == nil {
 			failed = errors.Join(failed, fmt.Errorf("%s: %w", c.name, err))
 			fmt.Fprintf(os.Stderr, "bench: %s failed: %v\n", c.name, err)
+		} else if err == nil && !b.quick {
+			failed = errors.Join(failed, b.book.settle(c.name))
 		}
 		fmt.Fprintf(os.Stderr, "bench: %s took %s\n", c.name, time.Since(start).Round(time.Second))
 	}

@@ -20,7 +20,7 @@ func rpo(ctx context.Context, b *bench) error {
 }
 
 func (c *churned) rpoAt(ctx context.Context, rate float64) error {
-	length := pick(c.bench, 60*time.Second, 15*time.Second)
+	length := pick(c.bench, 40*time.Second, 15*time.Second)
 	before := interruptions(c.machine)
 	done := make(chan error, 1)
 	go func() {

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -72,5 +74,22 @@ func TestBookKeepsEarlierRows(t *testing.T) {
 	k, err = openBook(path)
 	if err != nil || len(k.Rows) != 2 || k.Rows[0].Unit != "s" || k.Rows[1].Unit != "new" {
 		t.Errorf("the book holds %+v, %v", k.Rows, err)
+	}
+}
+
+func TestBookDropsWhatIsNoLongerMeasured(t *testing.T) {
+	k := &book{made: map[string]bool{}}
+	for _, id := range []string{"vault/old", "vault/kept", "restore/old", "vaulted/other", "churn/raw/held"} {
+		k.Rows = append(k.Rows, row{ID: id})
+	}
+	if err := errors.Join(k.add(row{ID: "vault/kept"}), k.settle("restore+vault")); err != nil {
+		t.Fatal(err)
+	}
+	var ids []string
+	for _, r := range k.Rows {
+		ids = append(ids, r.ID)
+	}
+	if want := []string{"vault/kept", "vaulted/other", "churn/raw/held"}; !slices.Equal(ids, want) {
+		t.Errorf("the book holds %v, want %v", ids, want)
 	}
 }
