@@ -62,8 +62,8 @@ demo: build
 	bin/demo -bin bin
 
 # What protection costs and what recovery takes, beside other tools: one table, a JSON
-# and the page; about 15 minutes on a machine that does nothing else. bench-quick tries a
-# change in 3, and changes no page. ONLY=PATTERN measures some cases (bin/bench -list).
+# and the page; about half an hour on a machine that does nothing else. bench-quick tries a
+# change in a few minutes, and changes no page. ONLY=PATTERN measures some cases (bin/bench -list).
 ONLY ?=
 bench: build
 	scripts/setup.sh bench

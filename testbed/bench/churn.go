@@ -129,7 +129,7 @@ func (c *churned) ofLimit(ctx context.Context, held float64) error {
 	}
 	name := "churn/" + c.data
 	err = c.add(row{
-		ID: name + "/limit", What: "what these processors carry, writer included, through the passes that each byte needs and nothing else",
+		ID: name + "/limit", What: "what these processors carry uncompressed, writer included, through the passes that each byte needs and nothing else",
 		Unit: "MB/s", Better: higher, Value: spreadOf(most), Rounds: len(most),
 	})
 	share := make([]float64, len(most))
