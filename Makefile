@@ -13,13 +13,18 @@ RACE = ./pkg/... ./agent/journal/... ./agent/ship/... ./agent/pipeline/... ./con
 SHELL = /bin/bash
 .SHELLFLAGS = -o pipefail -c
 
-.PHONY: all build test race fuzz lint check generate crossbuild demo bench bench-quick microbench testbed testbed-short simulate clean
+.PHONY: all build test race fuzz lint check generate crossbuild packages demo bench bench-quick microbench testbed testbed-short simulate clean
 
 all: build
 
 build:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/understudy ./controlplane
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/understudy-agent ./agent
+
+# deb and rpm of the agent and of the control plane, into dist/: make packages VERSION=1.2.0
+packages:
+	scripts/setup.sh packages
+	scripts/packages.sh '$(VERSION)' dist
 
 # All tests that need nothing but this machine.
 test:

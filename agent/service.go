@@ -24,6 +24,7 @@ import (
 	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/desired"
 	"github.com/understudy-dr/understudy/pkg/obs"
+	"github.com/understudy-dr/understudy/pkg/ready"
 	"github.com/understudy-dr/understudy/pkg/wire"
 )
 
@@ -66,6 +67,9 @@ func runService(ctx context.Context, o runOptions, log *slog.Logger) error {
 		return err
 	}
 	defer s.close()
+	if err := ready.Tell(ctx); err != nil {
+		log.Warn("the service manager was not told", "err", err)
+	}
 	return s.run(ctx)
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/understudy-dr/understudy/controlplane/pki"
 	"github.com/understudy-dr/understudy/controlplane/relay"
 	"github.com/understudy-dr/understudy/pkg/obs"
+	"github.com/understudy-dr/understudy/pkg/ready"
 	"github.com/understudy-dr/understudy/pkg/wire"
 )
 
@@ -115,6 +116,9 @@ func (p *plane) serve(ctx context.Context) error {
 		return err
 	}
 	p.log.Info("control plane started", "version", obs.BuildVersion(), "api", listener.Addr().String(), "relay", server.Addr().String(), "data", p.options.data)
+	if err := ready.Tell(ctx); err != nil {
+		p.log.Warn("the service manager was not told", "err", err)
+	}
 	return group.Wait()
 }
 
