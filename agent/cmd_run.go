@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -54,7 +55,9 @@ func newRun() *cobra.Command {
 			if o.spill == "" {
 				o.spill = filepath.Join(o.dir, "spill.hrl")
 			}
-			return runService(cmd.Context(), o, obs.NewLog(os.Stderr, o.logLevel, o.logJSON))
+			return managed(cmd.Context(), func(ctx context.Context) error {
+				return runService(ctx, o, obs.NewLog(os.Stderr, o.logLevel, o.logJSON))
+			})
 		},
 	}
 	f := cmd.Flags()

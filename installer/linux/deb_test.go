@@ -124,8 +124,8 @@ func TestUnits(t *testing.T) {
 	tr.install("understudy", older)
 	for unit, threshold := range map[string]string{
 		// The agent reads whole disks and loads programs into the kernel; its unit says why.
-		"understudy-agent.service": "65",
-		"understudy.service":       "15",
+		"understudy-agent.service": "46",
+		"understudy.service":       "16",
 	} {
 		if said := tr.in("systemd-analyze", "verify", "--man=no", "/usr/lib/systemd/system/"+unit); said != "" {
 			t.Errorf("%s: %s", unit, said)
