@@ -47,7 +47,7 @@ lint:
 # The agent must build for what we cannot run here, and the committed BPF objects must
 # be what their source gives.
 check: crossbuild lint
-	@test -z "$$(gofmt -l agent controlplane pkg testbed)" || { echo "gofmt: these files need it:"; gofmt -l agent controlplane pkg testbed; exit 1; }
+	@test -z "$$(gofmt -l agent controlplane installer pkg testbed)" || { echo "gofmt: these files need it:"; gofmt -l agent controlplane installer pkg testbed; exit 1; }
 	$(GO) vet ./...
 	scripts/setup.sh generate
 	scripts/check-generated.sh

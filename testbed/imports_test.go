@@ -44,6 +44,9 @@ var rules = []rule{
 	{from: everything, never: []string{"github.com/vmware/govmomi"}, except: ours("controlplane/discovery", "controlplane/compute/vsphere", "testbed"), why: "one vendor's SDK stays in its own rooms"},
 	{from: ours("controlplane/vault"), never: ours("controlplane/relay", "controlplane/recovery"), why: "the vault serves both and knows neither"},
 	{from: ours("controlplane/failover"), never: ours("controlplane/relay", "controlplane/push", "controlplane/api", "controlplane/web"), why: "the driver knows Plan and Step, never the product"},
+	{from: ours("installer/linux/units"), never: ours("agent", "controlplane", "pkg", "testbed"), why: "units are text; whoever installs them reads it"},
+	{from: ours("controlplane"), never: ours("installer"), why: "the control plane is installed by its package only"},
+	{from: everything, never: []string{"github.com/kardianos/service"}, main: module + "agent", why: "who runs the agent is main's business"},
 	{from: everything, never: ours("controlplane/api"), main: module + "controlplane", why: "nothing but main imports api"},
 }
 

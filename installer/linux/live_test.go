@@ -30,8 +30,10 @@ type live struct {
 
 func boot(t *testing.T) *live {
 	t.Helper()
+	built(t, newer) // while nothing is measured, nor written
 	l := &live{tree: newTree(t)}
 	l.write("/etc/hostname", "web1\n")
+	l.write("/etc/hosts", "127.0.0.1 localhost web1\n")
 	cgroup := newCgroup(t)
 	script, err := filepath.Abs("testdata/boot.sh")
 	if err != nil {
