@@ -100,21 +100,31 @@ func symbols(names ...string) ([]uint64, error) {
 	return at, nil
 }
 
+// sampleRounds is how often buffer_heads are looked at. There is room for a few at a time,
+// and where somebody else touches one page over and over, nothing but that page is seen.
+const sampleRounds = 10
+
 // baseByBuffers has buffer_heads touched, first by looking around, then in the
 // superblock of a disk of our own.
-func (k *kernel) baseByBuffers() (uint64, error) {
-	var base uint64
-	err := sampled(func(read func() []bpf.KernelSample) error {
-		var err error
-		for _, touch := range []func() error{touchRoot, touchSuperblock} {
-			touchErr := touch()
-			if base, err = k.agree(read()); err == nil {
-				return nil
+func (k *kernel) baseByBuffers() (base uint64, err error) {
+	var seen []bpf.KernelSample
+	for range sampleRounds {
+		err = sampled(func(read func() []bpf.KernelSample) error {
+			var err error
+			for _, touch := range []func() error{touchRoot, touchSuperblock} {
+				touchErr := touch()
+				if base, err = k.agree(append(seen, read()...)); err == nil {
+					return nil
+				}
+				err = errors.Join(err, touchErr)
 			}
-			err = errors.Join(err, touchErr)
+			seen = append(seen, read()...)
+			return err
+		})
+		if err == nil {
+			break
 		}
-		return err
-	})
+	}
 	return base, err
 }
 
@@ -195,10 +205,13 @@ func sampled(fn func(read func() []bpf.KernelSample) error) error {
 }
 
 // touchRoot looks up names that do not exist, which makes a file system with
-// buffer_heads search its directories.
+// buffer_heads search its directories. Twice in each: newer kernels do not call a
+// buffer_head touched that was not among the last few in use.
 func touchRoot() error {
 	for _, dir := range []string{"/", "/etc", "/usr", "/usr/bin", "/usr/lib", "/var", "/boot", "/home", "/root", "/tmp"} {
-		_, _ = os.Lstat(filepath.Join(dir, fmt.Sprintf(".understudy-%d", time.Now().UnixNano())))
+		for range 2 {
+			_, _ = os.Lstat(filepath.Join(dir, fmt.Sprintf(".understudy-%d", time.Now().UnixNano())))
+		}
 	}
 	return nil
 }
