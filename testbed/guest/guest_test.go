@@ -1,0 +1,111 @@
+//go:build testbed
+
+package guest_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/understudy-dr/understudy/testbed/guest"
+	"github.com/understudy-dr/understudy/testbed/lab"
+)
+
+func boot(t *testing.T, r guest.Recipe, o guest.Options) *guest.Guest {
+	t.Helper()
+	start := time.Now()
+	image, err := guest.Build(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	built := time.Now()
+	l, err := lab.New(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.CloseOnSignal()
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	o.Name, o.Image = "guest", image
+	g, err := guest.Boot(t.Context(), l, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("image after %s, up after %s more", built.Sub(start).Round(time.Second/10), time.Since(built).Round(time.Second/10))
+	return g
+}
+
+func run(t *testing.T, g *guest.Guest, script string) string {
+	t.Helper()
+	out, err := g.Run(t.Context(), script)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(out)
+}
+
+// TestLives: a machine boots, works, loses its power, panics, reboots and shuts down; what
+// it had synced is there each time, and what only its memory had is not.
+func TestLives(t *testing.T) {
+	g := boot(t, guest.Recipe{}, guest.Options{Disks: []guest.Disk{{Name: "data", Size: 64 << 20}}})
+	if root := run(t, g, "findmnt -no SOURCE,FSTYPE /"); root != "/dev/vda1 ext4" {
+		t.Errorf("the root is %s", root)
+	}
+	if _, err := g.Run(t.Context(), "echo lost >&2; false; echo never"); err == nil || !strings.Contains(err.Error(), "lost") {
+		t.Errorf("a script that fails: %v", err)
+	}
+	run(t, g, "mkfs.ext4 -q /dev/disk/by-id/virtio-data && mount /dev/vdb /mnt")
+	begin := func(life string) { run(t, g, "echo "+life+" >/mnt/"+life+"; sync; echo gone >/run/memory") }
+	after := func(life string) {
+		t.Helper()
+		run(t, g, "mount /dev/vdb /mnt")
+		if got := run(t, g, "cat /mnt/"+life+"; ls /run/memory 2>/dev/null || echo no memory"); got != life+"\nno memory" {
+			t.Errorf("after %s: %q", life, got)
+		}
+	}
+	begin("cut")
+	g.PowerCut()
+	if err := g.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	after("cut")
+	begin("panic")
+	if err := g.Panic(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	after("panic")
+	begin("reboot")
+	if err := g.Reboot(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	after("reboot")
+	if err := g.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestPutAndGet: bytes and mode arrive.
+func TestPutAndGet(t *testing.T) {
+	g := boot(t, guest.Recipe{}, guest.Options{})
+	here := filepath.Join(t.TempDir(), "program")
+	content := strings.Repeat("\x00\xff'quoted'\n", 100_000)
+	if err := os.WriteFile(here, []byte(content), 0o750); err != nil {
+		t.Fatal(err)
+	}
+	back := here + ".back"
+	if err := errors.Join(g.Put(t.Context(), here, "/opt/a b/it's"), g.Get(t.Context(), "/opt/a b/it's", back)); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(back); err != nil || string(got) != content {
+		t.Errorf("came back with %d bytes of %d (%v)", len(got), len(content), err)
+	}
+	if mode := run(t, g, `stat -c %a "/opt/a b/it's"`); mode != "750" {
+		t.Errorf("its mode is %s", mode)
+	}
+}
