@@ -63,6 +63,7 @@ type Guest struct {
 
 	qemu    *lab.Process
 	console string // file
+	lines   string // file
 	socket  string // of QMP
 	addr    string // of ssh
 	config  *ssh.ClientConfig
@@ -91,7 +92,7 @@ func New(ctx context.Context, l *lab.Lab, o Options) (*Guest, error) {
 		return nil, err
 	}
 	g := &Guest{Name: o.Name, Disks: map[string]string{}, config: config,
-		console: l.Path(o.Name + "-console.log"), socket: l.Path(o.Name + ".qmp")}
+		console: l.Path(o.Name + "-console.log"), lines: l.Path(o.Name + "-lines.txt"), socket: l.Path(o.Name + ".qmp")}
 	if g.addr, err = lab.FreeAddr(ctx); err != nil {
 		return nil, err
 	}
@@ -168,6 +169,13 @@ func (g *Guest) consoleTail() string {
 	}
 	return text[max(0, len(text)-2000):]
 }
+
+// LinesPort is a device of the guest. What is written to it is in the file Lines when
+// the write returns, whatever befalls the guest or its network then.
+const LinesPort = "/dev/virtio-ports/lines"
+
+// Lines is the file of what the guest has written to LinesPort, in all its lives.
+func (g *Guest) Lines() string { return g.lines }
 
 // Addr is where the host finds the guest's ssh.
 func (g *Guest) Addr() string { return g.addr }

@@ -25,6 +25,8 @@ func (g *Guest) arguments(o Options, disks []Disk) []string {
 		"-kernel", o.Image.Kernel(), "-initrd", o.Image.Initrd(), "-append", strings.TrimSpace(kernelLine + " " + o.Append),
 		"-netdev", network(g.addr, o.Reach), "-device", "virtio-net-pci,netdev=net0,id=card0",
 		"-device", "virtio-scsi-pci,id=scsi0",
+		"-device", "virtio-serial-pci", "-chardev", "file,id=lines,append=on,path=" + g.lines,
+		"-device", "virtserialport,chardev=lines,name=lines",
 	}
 	for i, d := range disks {
 		args = append(args, d.arguments(i)...)
