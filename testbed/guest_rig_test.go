@@ -54,6 +54,7 @@ END
 mkfs.ext4 -q -L data /dev/vdb
 systemctl daemon-reload
 systemctl enable -q agent load
+sync # or the units are empty after a power cut, which systemd takes for masked
 mount /srv/data
 systemctl start load
 `
@@ -121,7 +122,7 @@ func (r *guestRig) logs() {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.t.Context()), 30*time.Second)
 	defer cancel()
-	out, err := r.guest.Run(ctx, "tail -n 25 /var/log/agent.log /var/log/load.log; systemctl --no-pager status agent load || true")
+	out, err := r.guest.Run(ctx, "for f in agent load; do tail -n 25 /var/log/$f.log; done; systemctl --no-pager status agent load || true")
 	r.t.Logf("in the guest (%v):\n%s", err, out)
 }
 

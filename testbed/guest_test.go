@@ -29,3 +29,28 @@ func TestGuestPowerCut(t *testing.T) {
 	r.verify(before.Format(time.RFC3339Nano))
 	r.must(r.guest.Shutdown(t.Context()))
 }
+
+// TestGuestAgentKilledAndNetworkCut: kill -9 of the agent and a network that is dead for
+// a while cost neither a write nor a resync, also where both befall a real machine.
+func TestGuestAgentKilledAndNetworkCut(t *testing.T) {
+	r := protectedGuest(t)
+	for range 2 {
+		promised := r.promisedSince(0)
+		r.must(r.guest.Kill9(t.Context(), "understudy-agent"))
+		r.promisedSince(promised)
+	}
+	r.verifyFresh()
+	before := r.untilPoint(r.now())
+	r.must(r.guest.CutNetwork(t.Context()))
+	r.live(5 * time.Second)
+	promised := r.promisedSince(0)
+	r.live(5 * time.Second)
+	r.promisedSince(promised) // the applications do not suffer
+	if newest := r.view().PointTime(); newest.Sub(before) > 10*time.Second {
+		t.Errorf("a point of %s came without a network: the cut at %s was none", newest, before)
+	}
+	r.must(r.guest.RestoreNetwork(t.Context()))
+	r.verifyFresh()
+	r.wantEpoch(1)
+	r.must(r.guest.Shutdown(t.Context()))
+}

@@ -3,7 +3,9 @@
 package guest_test
 
 import (
+	"context"
 	"errors"
+	"image/png"
 	"os"
 	"path/filepath"
 	"strings"
@@ -90,7 +92,7 @@ func TestLives(t *testing.T) {
 	}
 }
 
-// TestPutAndGet: bytes and mode arrive.
+// TestPutAndGet: bytes and mode arrive, and the screen can be seen.
 func TestPutAndGet(t *testing.T) {
 	g := boot(t, guest.Recipe{}, guest.Options{})
 	here := filepath.Join(t.TempDir(), "program")
@@ -105,7 +107,54 @@ func TestPutAndGet(t *testing.T) {
 	if got, err := os.ReadFile(back); err != nil || string(got) != content {
 		t.Errorf("came back with %d bytes of %d (%v)", len(got), len(content), err)
 	}
+	screen := here + ".png"
+	if err := g.Screenshot(t.Context(), screen); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := os.Open(screen); err != nil {
+		t.Error(err)
+	} else if c, err := png.DecodeConfig(f); err != nil || c.Width < 320 {
+		t.Errorf("the screen is %d wide (%v)", c.Width, err)
+	}
 	if mode := run(t, g, `stat -c %a "/opt/a b/it's"`); mode != "750" {
 		t.Errorf("its mode is %s", mode)
+	}
+}
+
+// TestTroubles: each does what it says, and no more.
+func TestTroubles(t *testing.T) {
+	ctx := t.Context()
+	g := boot(t, guest.Recipe{}, guest.Options{Disks: []guest.Disk{{Name: "data", Size: 64 << 20, Bus: guest.NVMe}}})
+	run(t, g, "mkfs.ext4 -q /dev/nvme0n1 && mount /dev/nvme0n1 /mnt; (exec sleep 1000) >/dev/null 2>&1 &")
+	if err := errors.Join(g.Kill9(ctx, "sleep"), g.FillDisk(ctx, "/mnt", 1<<20), g.JumpClock(ctx, 3*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Kill9(ctx, "sleep"); err == nil || !strings.Contains(err.Error(), "nothing to kill") {
+		t.Errorf("killed what was dead: %v", err)
+	}
+	if free := run(t, g, "echo $(($(stat -f -c '%a * %S' /mnt) >> 10))"); len(free) > 4 || free == "0" {
+		t.Errorf("%s KiB are free, want about 1024", free)
+	}
+	now, err := time.Parse(time.DateTime, run(t, g, "date -u '+%F %T'"))
+	if ahead := time.Until(now); err != nil || ahead < 2*time.Hour || ahead > 4*time.Hour {
+		t.Errorf("its clock is %s ahead (%v)", ahead, err)
+	}
+	if err := g.CutNetwork(ctx); err != nil {
+		t.Fatal(err)
+	}
+	dead, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if out, err := g.Run(dead, "echo alive"); err == nil {
+		t.Errorf("it answers without a network: %s", out)
+	}
+	if err := g.RestoreNetwork(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := run(t, g, "echo alive"); got != "alive" {
+		t.Error(got)
+	}
+	// Nothing leaves, and of the host only what was asked for.
+	if out, err := g.Run(ctx, "timeout 5 bash -c 'echo >/dev/tcp/10.0.2.2/22 || echo >/dev/tcp/1.1.1.1/80'"); err == nil {
+		t.Errorf("it reached what it must not: %s", out)
 	}
 }
