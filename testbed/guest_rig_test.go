@@ -68,6 +68,9 @@ func protectedGuest(t *testing.T) *guestRig {
 		t.Fatal(err)
 	}
 	bin := binaries(t)
+	if _, err := os.Stat(filepath.Join(bin, "guest-load")); err != nil {
+		t.Fatalf("%v: run make guest-load, or make testbed", err)
+	}
 	l, err := lab.New(ctx)
 	if err != nil {
 		t.Fatal(err)

@@ -44,6 +44,7 @@ var rules = []rule{
 	{from: everything, never: []string{"github.com/vmware/govmomi"}, except: ours("controlplane/discovery", "controlplane/compute/vsphere", "testbed"), why: "one vendor's SDK stays in its own rooms"},
 	{from: ours("controlplane/vault"), never: ours("controlplane/relay", "controlplane/recovery"), why: "the vault serves both and knows neither"},
 	{from: ours("controlplane/failover"), never: ours("controlplane/relay", "controlplane/push", "controlplane/api", "controlplane/web"), why: "the driver knows Plan and Step, never the product"},
+	{from: ours("testbed/guest"), never: ours("agent", "controlplane"), why: "a guest meets the product as its binaries, as a customer's machine does"},
 	{from: everything, never: ours("controlplane/api"), main: module + "controlplane", why: "nothing but main imports api"},
 }
 

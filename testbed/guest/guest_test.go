@@ -158,3 +158,50 @@ func TestTroubles(t *testing.T) {
 		t.Errorf("it reached what it must not: %s", out)
 	}
 }
+
+// TestRoots: each file system carries a machine, on each bus.
+func TestRoots(t *testing.T) {
+	for root, bus := range map[string]guest.Bus{guest.XFS: guest.VirtioSCSI, guest.Btrfs: guest.NVMe} {
+		t.Run(root, func(t *testing.T) {
+			g := boot(t, guest.Recipe{Root: root}, guest.Options{Root: bus})
+			want := map[guest.Bus]string{guest.VirtioSCSI: "/dev/sda1 ", guest.NVMe: "/dev/nvme0n1p1 "}[bus] + root
+			if got := run(t, g, "findmnt -no SOURCE,FSTYPE /"); got != want {
+				t.Errorf("the root is %s, want %s", got, want)
+			}
+		})
+	}
+}
+
+// TestKernels: kernels of other suites boot under the same userland, with what capture
+// needs. The generic one has netem.
+func TestKernels(t *testing.T) {
+	for name, c := range map[string]struct {
+		recipe guest.Recipe
+		want   string
+	}{
+		"bullseye": {guest.Recipe{KernelSuite: "bullseye"}, "5.10."},
+		"trixie":   {guest.Recipe{KernelSuite: "trixie"}, "6.12."},
+		"generic":  {guest.Recipe{Kernel: "linux-image-amd64"}, "6.1."},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := boot(t, c.recipe, guest.Options{})
+			if got := run(t, g, "uname -r; ls /sys/kernel/btf/vmlinux"); !strings.HasPrefix(got, c.want) {
+				t.Errorf("the kernel is %s, want %s", got, c.want)
+			}
+			if name != "generic" {
+				return
+			}
+			if err := g.Netem(t.Context(), "delay 400ms"); err != nil {
+				t.Fatal(err)
+			}
+			start := time.Now()
+			run(t, g, "true")
+			if took := time.Since(start); took < 400*time.Millisecond {
+				t.Errorf("an answer took %s, with 400 ms of delay", took)
+			}
+			if err := g.Netem(t.Context(), ""); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

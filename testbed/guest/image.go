@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -78,14 +79,27 @@ func (i *Image) make(ctx context.Context, cache, dir string) error {
 }
 
 // bootstrap has mmdebstrap put the packages into dir/tree.tar. It does not recommend:
-// what a guest has, the recipe says.
+// what a guest has, the recipe says. From a second suite comes only what a kernel of it
+// cannot do without.
 func bootstrap(ctx context.Context, r Recipe, dir string) error {
-	args := []string{"--mode=root", "--variant=apt", "--include=" + strings.Join(append(r.Packages, r.Kernel), ","), "--aptopt=APT::Install-Recommends \"false\""}
+	packages := append(slices.Clone(r.Packages), r.Kernel+"/"+r.KernelSuite)
+	args := []string{"--mode=root", "--variant=apt", "--include=" + strings.Join(packages, ","),
+		`--aptopt=APT::Install-Recommends "false"`, fmt.Sprintf(`--aptopt=APT::Default-Release "%s"`, r.Suite)}
 	for _, path := range slimming {
 		args = append(args, "--dpkgopt=path-exclude="+path)
 	}
-	_, err := run(ctx, "mmdebstrap", append(args, r.Suite, filepath.Join(dir, "tree.tar"), "http://deb.debian.org/debian")...)
+	args = append(args, r.Suite, filepath.Join(dir, "tree.tar"), source(r.Suite))
+	if r.KernelSuite != r.Suite {
+		args = append(args, source(r.KernelSuite))
+	}
+	_, err := run(ctx, "mmdebstrap", args...)
 	return err
+}
+
+// source is where apt finds a suite. Debian's keyring is named, so that no other key a
+// host trusts is good enough.
+func source(suite string) string {
+	return "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian " + suite + " main"
 }
 
 // once has fill make dir unless it is there already. A dir is there whole or not at

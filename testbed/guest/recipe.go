@@ -22,6 +22,9 @@ type Recipe struct {
 	// Kernel names the package of the kernel. The cloud kernel has no sch_netem and no
 	// drivers of real hardware; linux-image-amd64 has.
 	Kernel string
+	// KernelSuite is Debian's for the kernel alone: bullseye has 5.10, trixie 6.12, sid
+	// what is newest. Empty for that of everything else.
+	KernelSuite string
 	// Packages are wanted besides.
 	Packages []string
 	// Root is the root's file system.
@@ -46,6 +49,9 @@ func (r Recipe) complete() Recipe {
 	if r.Kernel == "" {
 		r.Kernel = "linux-image-cloud-amd64"
 	}
+	if r.KernelSuite == "" {
+		r.KernelSuite = r.Suite
+	}
 	if r.Root == "" {
 		r.Root = Ext4
 	}
@@ -62,7 +68,7 @@ func (r Recipe) complete() Recipe {
 
 // tree is the key of the files, before there is a disk.
 func (r Recipe) tree() string {
-	return digest("tree", r.Suite, r.Kernel, r.Packages, slimming)
+	return digest("tree", r.Suite, r.Kernel, r.KernelSuite, r.Packages, slimming)
 }
 
 // disk is the key of the whole image: two recipes with one key are one image.
