@@ -13,7 +13,7 @@ RACE = ./pkg/... ./agent/journal/... ./agent/ship/... ./agent/pipeline/... ./con
 SHELL = /bin/bash
 .SHELLFLAGS = -o pipefail -c
 
-.PHONY: all build test race fuzz lint check generate crossbuild packages demo bench bench-quick microbench testbed testbed-short simulate clean
+.PHONY: all build test race fuzz lint check generate crossbuild packages demo bench bench-quick microbench testbed testbed-short guest-load simulate clean
 
 all: build
 
@@ -87,9 +87,13 @@ microbench:
 
 # Every scenario against the real binaries; testbed-short are those .ci/run has time for,
 # the prefix proof among them in its short form.
-testbed: build
+testbed: build guest-load
 	scripts/setup.sh test
-	$(GO) test -count 1 -timeout 60m -tags testbed ./testbed
+	$(GO) test -count 1 -p 1 -timeout 60m -tags testbed ./testbed ./testbed/guest/...
+
+# What guests of the testbed are busy with; their images are in .cache/guests.
+guest-load:
+	$(GO) build -trimpath -ldflags '-s -w' -o bin/guest-load ./testbed/guest/load
 
 SHORT = TestPrefixProof|TestReplicaEqualsSource|TestAgentKilledUnderLoad|TestControlPlaneKilledUnderLoad|TestRingOverflow|TestUncleanStop|TestGuestCannotTouchItsPast|TestServedEqualsMaterialised|TestVaultAloneIsEnough|TestDiskGrows|TestDiskGone|TestTwoAgentsWithOneIdentity|TestJournalOnAProtectedDisk|TestVerifyFindsEachSide
 testbed-short: build

@@ -47,6 +47,7 @@ var rules = []rule{
 	{from: ours("installer/linux/units"), never: ours("agent", "controlplane", "pkg", "testbed"), why: "units are text; whoever installs them reads it"},
 	{from: ours("controlplane"), never: ours("installer"), why: "the control plane is installed by its package only"},
 	{from: everything, never: []string{"github.com/kardianos/service"}, main: module + "agent", why: "who runs the agent is main's business"},
+	{from: ours("testbed/guest"), never: ours("agent", "controlplane"), why: "a guest meets the product as its binaries, as a customer's machine does"},
 	{from: everything, never: ours("controlplane/api"), main: module + "controlplane", why: "nothing but main imports api"},
 }
 

@@ -44,6 +44,8 @@ type rig struct {
 	ledger  *lab.Ledger
 	work    *lab.Workload
 	made    int // recoveries so far
+	// patience stretches every wait: an emulated machine takes longer for all it does.
+	patience time.Duration
 }
 
 const mib = 1 << 20
@@ -178,7 +180,7 @@ func (r *rig) view() lab.View {
 func (r *rig) until(limit time.Duration, what string, is func(lab.View) bool) lab.View {
 	r.t.Helper()
 	var last lab.View
-	err := lab.Until(r.t.Context(), limit, what, func() (bool, error) {
+	err := lab.Until(r.t.Context(), limit*max(1, r.patience), what, func() (bool, error) {
 		v, err := r.machine.Show(r.t.Context())
 		if err != nil {
 			return false, err
@@ -190,9 +192,17 @@ func (r *rig) until(limit time.Duration, what string, is func(lab.View) bool) la
 		return false, fmt.Errorf("machine is %s (%s), epoch %s", v.Status.State, v.Status.Message, epochOf(v))
 	})
 	if err != nil {
-		r.t.Fatalf("%v%s", err, r.machine.Agent.Tail())
+		r.t.Fatalf("%v%s", err, r.agentTail())
 	}
 	return last
+}
+
+// agentTail is the end of the agent's log, if it runs here.
+func (r *rig) agentTail() string {
+	if r.machine.Agent == nil {
+		return ""
+	}
+	return r.machine.Agent.Tail()
 }
 
 // reported waits for what the agent says after this call.
@@ -298,7 +308,7 @@ func (r *rig) points(from, to time.Time) []lab.Point {
 func (r *rig) wantEvent(typ string) {
 	r.t.Helper()
 	var told lab.Event
-	r.must(lab.Until(r.t.Context(), 20*time.Second, "event "+typ, func() (bool, error) {
+	r.must(lab.Until(r.t.Context(), 20*time.Second*max(1, r.patience), "event "+typ, func() (bool, error) {
 		events, err := r.site.Events(r.t.Context(), typ)
 		if err != nil || len(events) == 0 {
 			return false, err

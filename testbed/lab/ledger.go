@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sort"
 	"sync"
@@ -19,6 +20,7 @@ type Ledger struct {
 	streams map[string]*promises
 	file    *os.File
 	w       *bufio.Writer
+	tell    io.Writer // nil if nobody elsewhere is told
 }
 
 // promises are times in Unix ns, of value n at [n-1].
@@ -47,16 +49,22 @@ func (g *Ledger) Close() error {
 }
 
 // begin notes that the next value of the stream is about to be written.
-func (g *Ledger) begin(name string) uint64 {
+func (g *Ledger) begin(name string) (uint64, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	s, now := g.of(name), time.Now().UnixNano()
+	s.Begun = append(s.Begun, now)
+	return uint64(len(s.Begun)), g.say(line{begun, name, len(s.Begun), now})
+}
+
+// of is asked with the lock held.
+func (g *Ledger) of(name string) *promises {
 	s := g.streams[name]
 	if s == nil {
 		s = &promises{}
 		g.streams[name] = s
 	}
-	s.Begun = append(s.Begun, time.Now().UnixNano())
-	return uint64(len(s.Begun))
+	return s
 }
 
 // ack notes that the value begun last is on stable storage.
@@ -67,7 +75,7 @@ func (g *Ledger) ack(name string) error {
 	now := time.Now().UnixNano()
 	s.Acked = append(s.Acked, now)
 	_, err := fmt.Fprintf(g.w, "%d %s %d\n", now, name, len(s.Acked))
-	return err
+	return errors.Join(err, g.say(line{acked, name, len(s.Acked), now}))
 }
 
 // Bounds says what a disk as of this moment must hold of the stream: every value up to

@@ -70,10 +70,14 @@ func (m *Machine) readIdentity() error {
 	if err != nil {
 		return err
 	}
+	return m.parseIdentity(b)
+}
+
+func (m *Machine) parseIdentity(b []byte) error {
 	var identity struct {
 		Machine block.MachineID `json:"machine"`
 	}
-	err = json.Unmarshal(b, &identity)
+	err := json.Unmarshal(b, &identity)
 	m.id = identity.Machine
 	return err
 }

@@ -16,14 +16,15 @@ func (m *Machine) SetRPO(ctx context.Context, target time.Duration) error {
 	return err
 }
 
-// Protect asks for the protection of these disks, once the agent has reported them.
+// Protect asks for the protection of these disks, once the agent has reported them. In
+// an emulated machine that takes a while.
 func (m *Machine) Protect(ctx context.Context, disks ...*Disk) error {
 	args := []string{"protect", m.ID()}
 	for _, d := range disks {
 		args = append(args, d.Device)
 	}
 	var taken []struct{ Name, Path string }
-	err := Until(ctx, 15*time.Second, "report of the disks", func() (bool, error) {
+	err := Until(ctx, 2*time.Minute, "report of the disks", func() (bool, error) {
 		err := m.site.Ask(ctx, &taken, args...)
 		return ExitCode(err) != exitNotFound, err
 	})

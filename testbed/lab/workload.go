@@ -126,7 +126,10 @@ func (w *Workload) trim(ctx context.Context, d *Disk) error {
 func (w *Workload) write(ctx context.Context, name string, wr writer) (err error) {
 	defer func() { err = errors.Join(err, wr.Close()) }()
 	for ctx.Err() == nil {
-		n := w.ledger.begin(name)
+		n, err := w.ledger.begin(name)
+		if err != nil {
+			return err
+		}
 		if err := wr.write(n); err != nil {
 			return fmt.Errorf("value %d: %w", n, err)
 		}

@@ -1,0 +1,173 @@
+//go:build testbed
+
+package testbed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/understudy-dr/understudy/testbed/guest"
+	"github.com/understudy-dr/understudy/testbed/lab"
+)
+
+// guestRig is a rig whose machine is a real one: it boots, and can lose its power. Its
+// data disk is protected, by an agent that its init starts, and a workload writes to it.
+type guestRig struct {
+	*rig
+	guest *guest.Guest
+}
+
+const guestSeed = 8 // megabytes
+
+// guestUnits are the agent's and the workload's. The workload waits for the agent, as a
+// machine's applications do for what runs at its boot: what is written before the
+// capture is back costs a resync either way.
+const guestUnits = `
+mkdir -p /srv/data
+echo 'LABEL=data /srv/data ext4 defaults 0 2' >>/etc/fstab
+cat >/etc/systemd/system/agent.service <<END
+[Service]
+ExecStart=/usr/local/bin/understudy-agent run --transport tcp --spill-bytes 67108864 --memory-bytes 33554432 --ring-bytes 33554432
+Restart=always
+RestartSec=1
+StandardError=append:/var/log/agent.log
+[Install]
+WantedBy=multi-user.target
+END
+cat >/etc/systemd/system/load.service <<END
+[Unit]
+RequiresMountsFor=/srv/data
+After=agent.service
+[Service]
+ExecStart=/usr/local/bin/load -ledger ` + guest.LinesPort + ` -seed 8 -pause 150ms data=ext4=/srv/data
+StandardError=append:/var/log/load.log
+[Install]
+WantedBy=multi-user.target
+END
+mkfs.ext4 -q -L data /dev/vdb
+systemctl daemon-reload
+systemctl enable -q agent load
+sync # or the units are empty after a power cut, which systemd takes for masked
+mount /srv/data
+systemctl start load
+`
+
+// protectedGuest is a guest with its data disk protected and its workload going on.
+func protectedGuest(t *testing.T) *guestRig {
+	t.Helper()
+	ctx := t.Context()
+	image, err := guest.Build(ctx, guest.Recipe{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin := binaries(t)
+	if _, err := os.Stat(filepath.Join(bin, "guest-load")); err != nil {
+		t.Fatalf("%v: run make guest-load, or make testbed", err)
+	}
+	l, err := lab.New(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.CloseOnSignal()
+	r := &guestRig{rig: &rig{Lab: l, t: t, patience: 5}}
+	t.Cleanup(r.close)
+	r.site, err = l.NewSite(ctx, bin)
+	r.must(err)
+	r.site.Advertise(inGuest(r.site.Relay))
+	r.must(r.site.Start(ctx))
+	r.guest, err = guest.Boot(ctx, l, guest.Options{Name: "guest", Image: image,
+		Disks: []guest.Disk{{Name: "data", Size: 256 * mib}}, Reach: []string{r.site.API, r.site.Relay}})
+	r.must(err)
+	t.Cleanup(r.logs)
+	r.must(errors.Join(
+		r.guest.Put(ctx, filepath.Join(bin, "understudy-agent"), "/usr/local/bin/understudy-agent"),
+		r.guest.Put(ctx, filepath.Join(bin, "guest-load"), "/usr/local/bin/load")))
+	r.run(guestUnits)
+	token, err := r.site.Token(ctx)
+	r.must(err)
+	identity := r.run(fmt.Sprintf("understudy-agent enrol --server %s --token %s >&2; systemctl start agent; cat /var/lib/understudy-agent/identity.json", inGuest(r.site.API), token))
+	r.machine, err = r.site.NewRemote("guest", []byte(identity))
+	r.must(err)
+	r.disks = []*lab.Disk{{Name: "data", FS: lab.Ext4, Device: "/dev/vdb"}}
+	r.must(r.machine.SetRPO(ctx, 3*time.Second))
+	r.must(r.machine.Protect(ctx, r.disks...))
+	r.untilProtected()
+	return r
+}
+
+// inGuest is where a guest finds an address of the host.
+func inGuest(addr string) string {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		panic(err) // the lab's own
+	}
+	return net.JoinHostPort(guest.Host, port)
+}
+
+func (r *guestRig) run(script string) string {
+	r.t.Helper()
+	out, err := r.guest.Run(r.t.Context(), script)
+	r.must(err)
+	return strings.TrimSpace(out)
+}
+
+// logs shows what agent and workload said, if it matters.
+func (r *guestRig) logs() {
+	if !r.t.Failed() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.t.Context()), 30*time.Second)
+	defer cancel()
+	out, err := r.guest.Run(ctx, "for f in agent load; do tail -n 25 /var/log/$f.log; done; systemctl --no-pager status agent load || true")
+	r.t.Logf("in the guest (%v):\n%s", err, out)
+}
+
+// judge reads what the guest was promised by now.
+func (r *guestRig) judge() {
+	r.t.Helper()
+	f, err := os.Open(r.guest.Lines())
+	r.must(err)
+	defer f.Close()
+	r.ledger, err = lab.ReadLedger(f)
+	r.must(err)
+	r.work = lab.Judge(r.ledger, guestSeed, r.disks...)
+}
+
+// now is the guest's time: its points and promises bear it.
+func (r *guestRig) now() time.Time {
+	r.t.Helper()
+	now, err := time.Parse(time.RFC3339Nano, r.run("date --rfc-3339=ns | tr ' ' T"))
+	r.must(err)
+	return now
+}
+
+// promised counts the acknowledged values, and fails if there are no more than before.
+func (r *guestRig) promisedSince(before int) int {
+	r.t.Helper()
+	var n int
+	r.must(lab.Until(r.t.Context(), 4*time.Minute, "new value of the guest's workload", func() (bool, error) {
+		r.judge()
+		n = r.ledger.Acked()
+		return n > before, nil
+	}))
+	return n
+}
+
+// verifyFresh waits for a point from after this call and judges the latest.
+func (r *guestRig) verifyFresh() {
+	r.t.Helper()
+	r.promisedSince(r.promisedSince(0)) // it lives
+	r.untilPoint(r.now())
+	r.judge()
+	got := r.verify("latest")
+	if acked, _ := r.ledger.Bounds("data/log", got.Point.Time); acked == 0 {
+		r.t.Error("the log has no value: this proves too little")
+	}
+}
