@@ -6,7 +6,7 @@ set -euo pipefail
 GOLANGCI=v2.15.0 # pinned: a linter that changes under us would make main red by itself
 
 declare -A packages=(
-	[test]="e2fsprogs xfsprogs btrfs-progs mount util-linux qemu-utils libnbd-bin sqlite3"
+	[test]="e2fsprogs xfsprogs btrfs-progs dosfstools mount util-linux qemu-utils libnbd-bin sqlite3"
 	[race]="gcc libc6-dev"
 	[lint]=""
 	[generate]="clang-19 llvm-19 libbpf-dev"
