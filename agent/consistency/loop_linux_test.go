@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -93,7 +94,16 @@ func newDisk(t testing.TB, dir, name, fs string) disk {
 func (d disk) mount(t testing.TB, dir string, options ...string) {
 	t.Helper()
 	must(t, "mount", append(options, d.path, dir)...)
-	t.Cleanup(func() { must(t, "umount", dir) })
+	t.Cleanup(func() { // a freezer may be about to end
+		for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+			if err := unix.Unmount(dir, 0); err == nil {
+				return
+			} else if time.Since(began) > 10*time.Second {
+				t.Errorf("umount %s: %v", dir, err)
+				return
+			}
+		}
+	})
 }
 
 // frozen asks the kernel, which freezes nothing twice.

@@ -221,7 +221,7 @@ func (f *process) close() error {
 			// killed: once it goes on, it thaws. The record stays for whoever comes later.
 			_ = f.cmd.Process.Signal(syscall.SIGCONT)
 			for _, m := range f.frozen {
-				go m.thaw() // waits for a freeze under way
+				go func() { _, _ = m.thaw() }() // waits for a freeze under way
 			}
 			return errors.New("the freezer did not end in time; what it froze was thawed without it")
 		}
