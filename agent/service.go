@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/understudy-dr/understudy/agent/capture"
+	"github.com/understudy-dr/understudy/agent/consistency"
 	"github.com/understudy-dr/understudy/agent/enrol"
 	"github.com/understudy-dr/understudy/agent/journal"
 	"github.com/understudy-dr/understudy/agent/pipeline"
@@ -40,6 +41,7 @@ type service struct {
 	journal  *journal.Journal
 	shipper  *ship.Client
 	pipeline *pipeline.Pipeline
+	quiescer *consistency.Quiescer
 
 	state  atomic.Pointer[desired.State] // what the control plane wants, as last heard
 	dialed atomic.Uint64                 // relay connections tried, to take turns
@@ -50,7 +52,8 @@ type service struct {
 
 // runService protects this machine until ctx ends.
 func runService(ctx context.Context, o runOptions, log *slog.Logger) error {
-	s := &service{opt: o, log: log, started: time.Now(), news: newNews()}
+	s := &service{opt: o, log: log, started: time.Now(), news: newNews(), quiescer: newQuiescer(o)}
+	s.thaw() // before anything is written
 	id, err := enrol.Load(o.dir, time.Now)
 	if err != nil {
 		return err
@@ -103,6 +106,7 @@ func (s *service) open() error {
 	s.pipeline = pipeline.New(pipeline.Config{
 		Machine: s.id.Machine, Log: s.log, Source: source, Journal: j, Relay: s.shipper,
 		State: state, Recovered: recovered, Resume: resume, Events: s.news.add,
+		Quiesce: s.quiescer, Hush: s.opt.hush, Late: []string{s.opt.dir, s.opt.spill},
 	})
 	return nil
 }

@@ -21,6 +21,10 @@ import (
 // and its work done here.
 const overdue = 2 * time.Second
 
+// stillWithin is how long who asks whether all is still frozen waits: meanwhile the log
+// stands.
+const stillWithin = time.Second
+
 // Run makes the machine quiet, has the point marked, and lets the machine go on. It
 // returns when everything is thawed and the scripts are done, also when ctx ends.
 func (q *Quiescer) Run(ctx context.Context, j Job, mark Mark) Outcome {
@@ -76,7 +80,12 @@ func (q *Quiescer) quiet(ctx context.Context, j Job, deadline time.Time, mark Ma
 	}
 	// Whatever happens from here on, it ends with everything thawed.
 	err = f.around(ctx, mounts, j.Hold, mark, o)
-	return errors.Join(err, f.close())
+	ended := f.close()
+	if err == nil && ended != nil { // marked is marked: that thawing was hard makes no worse point of it
+		o.Notes = append(o.Notes, ended.Error())
+		return nil
+	}
+	return errors.Join(err, ended)
 }
 
 // process is the freezer as the agent sees it.
@@ -156,6 +165,8 @@ func (f *process) around(ctx context.Context, mounts []mount, hold func() func()
 		return err
 	}
 	marked := mark(ctx, func() error {
+		ctx, cancel := context.WithTimeout(ctx, stillWithin)
+		defer cancel()
 		_, err := f.tell(ctx, order{Do: "still"})
 		return err
 	})
@@ -164,7 +175,7 @@ func (f *process) around(ctx context.Context, mounts []mount, hold func() func()
 	if marked != nil {
 		return marked
 	}
-	if err != nil { // marked is marked: that thawing was hard makes no worse point of it
+	if err != nil {
 		o.Notes = append(o.Notes, err.Error())
 	}
 	return nil

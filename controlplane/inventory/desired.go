@@ -27,10 +27,11 @@ func (inv *Inventory) Desired(ctx context.Context, machine block.MachineID) (des
 		Machine:       machine,
 		Generation:    m.Generation,
 		Time:          inv.now().UTC(),
-		Policy:        desired.Policy{Name: p.Name, RPOTargetMS: p.RPOTargetMS, Throttle: p.Throttle},
+		Policy:        desired.Policy{Name: p.Name, RPOTargetMS: p.RPOTargetMS, Throttle: p.Throttle, Consistency: p.Consistency},
 		Disks:         make([]block.DiskID, 0, len(disks)),
 		Resync:        m.Resync,
 		Verify:        m.Verify,
+		Point:         m.Point,
 		ReportSeconds: int(desired.ReportEvery.Seconds()),
 	}
 	for _, d := range disks {
