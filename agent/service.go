@@ -262,6 +262,7 @@ func (s *service) remembered() (*desired.State, error) {
 }
 
 func (s *service) remember(w desired.State) error {
+	w.Point = desired.PointWish{} // of now, not of after a boot
 	b, err := json.Marshal(w)
 	if err != nil {
 		return err

@@ -34,6 +34,9 @@ func (inv *Inventory) Desired(ctx context.Context, machine block.MachineID) (des
 		Point:         m.Point,
 		ReportSeconds: int(desired.ReportEvery.Seconds()),
 	}
+	if m.PointMade >= m.Point.Once {
+		s.Point = desired.PointWish{}
+	}
 	for _, d := range disks {
 		s.Disks = append(s.Disks, d.ID)
 	}
