@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Installs what a make target needs on Debian 12, as root, and nothing that is there
-# already. Usage: scripts/setup.sh test|race|lint|generate|demo|bench
+# already. Usage: scripts/setup.sh test|testbed|race|lint|generate|demo|bench
 set -euo pipefail
 
 GOLANGCI=v2.15.0 # pinned: a linter that changes under us would make main red by itself
 
 declare -A packages=(
 	[test]="e2fsprogs xfsprogs btrfs-progs dosfstools mount util-linux qemu-utils libnbd-bin sqlite3"
+	[testbed]="postgresql-15"
 	[race]="gcc libc6-dev"
 	[lint]=""
 	[generate]="clang-19 llvm-19 libbpf-dev"
@@ -14,7 +15,7 @@ declare -A packages=(
 	[bench]="e2fsprogs mount util-linux fio libnbd-bin nbdkit qemu-utils restic borgbackup"
 )
 
-target=${1:?usage: scripts/setup.sh test|race|lint|generate|demo|bench}
+target=${1:?usage: scripts/setup.sh test|testbed|race|lint|generate|demo|bench}
 [ -v "packages[$target]" ] || { echo "setup: unknown target $target" >&2; exit 2; }
 
 missing=()
