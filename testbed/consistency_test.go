@@ -103,6 +103,40 @@ func TestApplicationConsistentPoint(t *testing.T) {
 	r.wantEpoch(1)
 }
 
+// TestAgentKilledWhileFrozen: the freezer thaws, the next agent makes the point, and
+// nothing of the log is lost.
+func TestAgentKilledWhileFrozen(t *testing.T) {
+	r := protected(t, setup{before: onProtected})
+	record := filepath.Join(r.RunDir(), "agent", "frozen.json")
+	_, err := r.site.CLI(t.Context(), "point", "create", r.machine.ID(), "--app", "--name", "survivor", "--detach")
+	r.must(err)
+	for began := time.Now(); ; time.Sleep(time.Millisecond) {
+		if _, err := os.Stat(record); err == nil {
+			break
+		}
+		if time.Since(began) > 20*time.Second {
+			t.Fatal("nothing was about to be frozen")
+		}
+	}
+	r.machine.Agent.Kill()
+	began := time.Now()
+	for _, d := range r.disks {
+		r.must(os.WriteFile(filepath.Join(d.Mount, "after"), []byte("written"), 0o644))
+	}
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("writes waited for %v after the agent was killed", took)
+	}
+	r.must(r.machine.Agent.Start())
+	r.must(lab.Until(t.Context(), 60*time.Second, "point of the next agent", func() (bool, error) {
+		var p madePoint
+		err := r.site.Ask(t.Context(), &p, "point", "show", r.machine.ID(), "survivor")
+		return err == nil && p.Kind == "app", err
+	}))
+	r.verify("survivor")
+	r.must(r.work.Err())
+	r.wantEpoch(1)
+}
+
 func (r *rig) recoveredPoint(spec string) (p madePoint) {
 	r.t.Helper()
 	r.must(r.site.Ask(r.t.Context(), &p, "point", "show", r.machine.ID(), spec))
