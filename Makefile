@@ -89,15 +89,17 @@ microbench:
 # the prefix proof among them in its short form.
 testbed: build guest-load
 	scripts/setup.sh test
+	scripts/setup.sh testbed
 	$(GO) test -count 1 -p 1 -timeout 60m -tags testbed ./testbed ./testbed/guest/...
 
 # What guests of the testbed are busy with; their images are in .cache/guests.
 guest-load:
 	$(GO) build -trimpath -ldflags '-s -w' -o bin/guest-load ./testbed/guest/load
 
-SHORT = TestPrefixProof|TestReplicaEqualsSource|TestAgentKilledUnderLoad|TestControlPlaneKilledUnderLoad|TestRingOverflow|TestUncleanStop|TestGuestCannotTouchItsPast|TestServedEqualsMaterialised|TestVaultAloneIsEnough|TestDiskGrows|TestDiskGone|TestTwoAgentsWithOneIdentity|TestJournalOnAProtectedDisk|TestVerifyFindsEachSide
+SHORT = TestPrefixProof|TestReplicaEqualsSource|TestAgentKilledUnderLoad|TestControlPlaneKilledUnderLoad|TestRingOverflow|TestUncleanStop|TestGuestCannotTouchItsPast|TestServedEqualsMaterialised|TestVaultAloneIsEnough|TestDiskGrows|TestDiskGone|TestTwoAgentsWithOneIdentity|TestJournalOnAProtectedDisk|TestVerifyFindsEachSide|TestApplicationConsistentPoint|TestPostgreSQLPoint
 testbed-short: build
 	scripts/setup.sh test
+	scripts/setup.sh testbed
 	$(GO) test -count 1 -short -timeout 20m -tags testbed -run '^($(SHORT))$$' -v ./testbed | grep -E '^(---|ok|FAIL|panic|    [a-z_]+_test.go)'
 
 # Random lives of a machine, its relays and its vault in fake time, and the mutants that

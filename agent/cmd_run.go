@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/understudy-dr/understudy/agent/consistency"
 	"github.com/understudy-dr/understudy/agent/journal"
 	"github.com/understudy-dr/understudy/pkg/obs"
 	"github.com/understudy-dr/understudy/pkg/wire"
@@ -31,12 +32,14 @@ type runOptions struct {
 	transport     wire.Transport
 	relays        []string
 	metrics       string
+	scripts       string
+	hush          *consistency.Hush // what the log is written to
 	logLevel      slog.Level
 	logJSON       bool
 }
 
 func newRun() *cobra.Command {
-	o := runOptions{logLevel: slog.LevelInfo}
+	o := runOptions{logLevel: slog.LevelInfo, hush: consistency.NewHush(os.Stderr)}
 	var level, transport string
 	cmd := &cobra.Command{
 		Use:   "run",
@@ -56,7 +59,7 @@ func newRun() *cobra.Command {
 				o.spill = filepath.Join(o.dir, "spill.hrl")
 			}
 			return managed(cmd.Context(), func(ctx context.Context) error {
-				return runService(ctx, o, obs.NewLog(os.Stderr, o.logLevel, o.logJSON))
+				return runService(ctx, o, obs.NewLog(o.hush, o.logLevel, o.logJSON))
 			})
 		},
 	}
@@ -70,6 +73,7 @@ func newRun() *cobra.Command {
 	f.IntVar(&o.ringBytes, "ring-bytes", 0, "size of the kernel's ring, a power of two (default 64 MiB)")
 	f.StringVar(&transport, "transport", "auto", "to the relay: auto, tcp or quic")
 	f.StringSliceVar(&o.relays, "relay", nil, "host:port of the relay, instead of what the control plane says")
+	f.StringVar(&o.scripts, "scripts", consistency.DefaultScripts, "where the scripts for application-consistent points are")
 	f.StringVar(&o.metrics, "metrics-listen", "", "serve Prometheus metrics on this address")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	f.BoolVar(&o.logJSON, "log-json", false, "write the log as JSON")

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/understudy-dr/understudy/agent/capture"
+	"github.com/understudy-dr/understudy/agent/consistency"
 	"github.com/understudy-dr/understudy/agent/enrol"
 	"github.com/understudy-dr/understudy/agent/journal"
 	"github.com/understudy-dr/understudy/agent/pipeline"
@@ -41,6 +42,7 @@ type service struct {
 	journal  *journal.Journal
 	shipper  *ship.Client
 	pipeline *pipeline.Pipeline
+	quiescer *consistency.Quiescer
 
 	state  atomic.Pointer[desired.State] // what the control plane wants, as last heard
 	dialed atomic.Uint64                 // relay connections tried, to take turns
@@ -51,7 +53,8 @@ type service struct {
 
 // runService protects this machine until ctx ends.
 func runService(ctx context.Context, o runOptions, log *slog.Logger) error {
-	s := &service{opt: o, log: log, started: time.Now(), news: newNews()}
+	s := &service{opt: o, log: log, started: time.Now(), news: newNews(), quiescer: newQuiescer(o)}
+	s.thaw() // before anything is written
 	id, err := enrol.Load(o.dir, time.Now)
 	if err != nil {
 		return err
@@ -107,6 +110,7 @@ func (s *service) open() error {
 	s.pipeline = pipeline.New(pipeline.Config{
 		Machine: s.id.Machine, Log: s.log, Source: source, Journal: j, Relay: s.shipper,
 		State: state, Recovered: recovered, Resume: resume, Events: s.news.add,
+		Quiesce: s.quiescer, Hush: s.opt.hush, Late: []string{s.opt.dir, s.opt.spill},
 	})
 	return nil
 }
@@ -262,6 +266,7 @@ func (s *service) remembered() (*desired.State, error) {
 }
 
 func (s *service) remember(w desired.State) error {
+	w.Point = desired.PointWish{} // of now, not of after a boot
 	b, err := json.Marshal(w)
 	if err != nil {
 		return err

@@ -12,7 +12,7 @@ import (
 )
 
 func newPoint(o *operator) *cobra.Command {
-	return group("point", "Moments a machine can be brought back to", "", newPointList(o), newPointShow(o))
+	return group("point", "Moments a machine can be brought back to", "", newPointList(o), newPointShow(o), newPointCreate(o))
 }
 
 type pointListOptions struct {
@@ -65,13 +65,13 @@ func runPointList(ctx context.Context, c *client, out *printer, machine string, 
 		return err
 	}
 	err = out.show(h.Items, func(t *table) {
-		t.row("TIME", "ID", "KIND", "NAME", "LOCKED", "IN DOUBT")
+		t.row("TIME", "ID", "KIND", "NAME", "LOCKED", "IN DOUBT", "NOT APP")
 		for _, p := range h.Items {
 			locked := ""
 			if p.Locked {
 				locked = "yes"
 			}
-			t.row(clockMillis(p.Time), p.ID, p.Kind, p.Name, locked, inDoubt(p))
+			t.row(clockMillis(p.Time), p.ID, p.Kind, p.Name, locked, inDoubt(p), p.Problem)
 		}
 	})
 	if err != nil || out.json {
@@ -100,19 +100,24 @@ func newPointShow(o *operator) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return out.show(p, func(t *table) {
-				t.row("id", p.ID)
-				t.row("time", clockMillis(p.Time))
-				t.row("kind", p.Kind)
-				t.row("name", p.Name)
-				for _, d := range p.InDoubt {
-					t.row("in doubt", describeDoubt(d))
-				}
-				for _, d := range p.Disks {
-					t.row("disk", d.Path+"  "+d.Name+"  "+size(d.Size))
-				}
-			})
+			return out.show(p, func(t *table) { drawPoint(t, p) })
 		}),
 		ValidArgsFunction: o.completeMachines,
+	}
+}
+
+func drawPoint(t *table, p api.PointDetail) {
+	t.row("id", p.ID)
+	t.row("time", clockMillis(p.Time))
+	t.row("kind", p.Kind)
+	t.row("name", p.Name)
+	if p.Problem != "" {
+		t.row("not app", p.Problem)
+	}
+	for _, d := range p.InDoubt {
+		t.row("in doubt", describeDoubt(d))
+	}
+	for _, d := range p.Disks {
+		t.row("disk", d.Path+"  "+d.Name+"  "+size(d.Size))
 	}
 }

@@ -63,6 +63,7 @@ func drawPolicy(t *table, p inventory.Policy) {
 	t.row("rpo target", millis(p.RPOTargetMS))
 	t.row("retention", formatRetention(p.Retention))
 	t.row("throttle", formatThrottle(p.Throttle))
+	t.row("app-consistent", formatConsistency(p.Consistency))
 	t.row("changed", clock(p.Changed))
 }
 
@@ -71,6 +72,10 @@ type policySetOptions struct {
 	keep     string
 	throttle []string
 	machines []string
+
+	app, deadline time.Duration
+	scripts       bool
+	named         func(flag string) bool
 }
 
 func newPolicySet(o *operator) *cobra.Command {
@@ -86,6 +91,7 @@ then one a day. What a stage is not given for stays as it is. Throttle is [DAYS 
 several times, and "none" lifts it.`,
 		Example: `  understudy policy set default --rpo 3s
   understudy policy set gold --keep all:4h,hourly:48h,daily:30d --machine web1
+  understudy policy set gold --app-every 1h --app-deadline 30s
   understudy policy set office --throttle "mon,tue,wed,thu,fri 08:00-18:00 10MiB"`,
 		Args: exactArgs(1),
 	}
@@ -93,6 +99,10 @@ several times, and "none" lifts it.`,
 	f.DurationVar(&p.rpo, "rpo", 0, "age that the newest recovery point should not exceed")
 	f.StringVar(&p.keep, "keep", "", "which points are kept up to which age, for example all:2h,hourly:24h,daily:15d")
 	f.StringArrayVar(&p.throttle, "throttle", nil, "bytes a second at some hours")
+	f.DurationVar(&p.app, "app-every", 0, "make an application-consistent point this often; 0: only when asked")
+	f.DurationVar(&p.deadline, "app-deadline", 0, "how long one may take, from the first script until everything is thawed")
+	f.BoolVar(&p.scripts, "app-scripts", true, "run the machines' scripts around it")
+	p.named = f.Changed
 	f.StringSliceVar(&p.machines, "machine", nil, "machines that shall follow this policy")
 	_ = cmd.RegisterFlagCompletionFunc("machine", o.completeMachines)
 	cmd.RunE = o.verb(func(ctx context.Context, c *client, out *printer, args []string) error {
@@ -113,7 +123,7 @@ func runPolicySet(ctx context.Context, c *client, out *printer, name string, o *
 		return usageError{err}
 	}
 	p, err = send[inventory.Policy](ctx, c, http.MethodPut, policyPath(name), api.PolicyFigures{
-		RPOTargetMS: p.RPOTargetMS, Retention: p.Retention, Throttle: p.Throttle,
+		RPOTargetMS: p.RPOTargetMS, Retention: p.Retention, Throttle: p.Throttle, Consistency: p.Consistency,
 	})
 	if err != nil {
 		return err
@@ -134,6 +144,7 @@ func (o *policySetOptions) apply(p *inventory.Policy) error {
 	if err := applyKeep(&p.Retention, o.keep); err != nil {
 		return err
 	}
+	o.applyConsistency(&p.Consistency)
 	if len(o.throttle) == 0 {
 		return nil
 	}
@@ -149,6 +160,34 @@ func (o *policySetOptions) apply(p *inventory.Policy) error {
 		p.Throttle = append(p.Throttle, w)
 	}
 	return nil
+}
+
+func (o *policySetOptions) applyConsistency(c *desired.Consistency) {
+	if o.named("app-every") {
+		c.AppSeconds = int64(o.app.Seconds())
+	}
+	if o.named("app-deadline") {
+		c.DeadlineSeconds = int64(o.deadline.Seconds())
+	}
+	if o.named("app-scripts") {
+		c.NoScripts = !o.scripts
+	}
+}
+
+func formatConsistency(c desired.Consistency) string {
+	text := "only when asked"
+	if c.AppSeconds > 0 {
+		text = "every " + formatSeconds(c.AppSeconds)
+	}
+	deadline := c.DeadlineSeconds
+	if deadline == 0 {
+		deadline = 10
+	}
+	text += ", within " + formatSeconds(deadline)
+	if c.NoScripts {
+		text += ", without scripts"
+	}
+	return text
 }
 
 func millis(ms int64) string { return (time.Duration(ms) * time.Millisecond).String() }

@@ -238,7 +238,7 @@ func (i *image) all() ([]vault.Extent, error) {
 }
 
 func pointOf(q vault.Point) failover.Point {
-	return failover.Point{ID: q.Position.String(), Position: q.Position, Time: q.Time, Kind: string(q.Kind), Name: q.Name, Locked: q.Locked}
+	return failover.Point{ID: q.Position.String(), Position: q.Position, Time: q.Time, Kind: string(q.Kind), Name: q.Name, Locked: q.Locked, Problem: q.Problem}
 }
 
 // vaultProblem tells an operator what an error of the vault means.

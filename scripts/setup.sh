@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Installs what a make target needs on Debian 12, as root, and nothing that is there
-# already. Usage: scripts/setup.sh test|race|lint|packages|generate|demo|bench
+# already. Usage: scripts/setup.sh test|testbed|race|lint|packages|generate|demo|bench
 set -euo pipefail
 
 GOLANGCI=v2.15.0 # pinned: a linter that changes under us would make main red by itself
 NFPM=v2.45.2       # pinned: two builds of one source give the same packages
 
 declare -A packages=(
-	[test]="e2fsprogs xfsprogs btrfs-progs mount util-linux qemu-utils libnbd-bin sqlite3 qemu-system-x86 mmdebstrap netcat-openbsd rpm"
+	[test]="e2fsprogs xfsprogs btrfs-progs dosfstools mount util-linux qemu-utils libnbd-bin sqlite3 mmdebstrap rpm"
+	[testbed]="postgresql-15 qemu-system-x86 netcat-openbsd"
 	[race]="gcc libc6-dev"
 	[lint]=""
 	[packages]="git"
@@ -16,7 +17,7 @@ declare -A packages=(
 	[bench]="e2fsprogs mount util-linux fio libnbd-bin nbdkit qemu-utils restic borgbackup"
 )
 
-target=${1:?usage: scripts/setup.sh test|race|lint|packages|generate|demo|bench}
+target=${1:?usage: scripts/setup.sh test|testbed|race|lint|packages|generate|demo|bench}
 [ -v "packages[$target]" ] || { echo "setup: unknown target $target" >&2; exit 2; }
 
 missing=()

@@ -73,8 +73,10 @@ type Journal struct {
 	lent   bool // a frame of the memory stage was handed out
 	more   chan struct{}
 	state  State
-	closed bool // takes no more frames
-	shut   bool // gives none either
+	closed bool      // takes no more frames
+	held   bool      // nothing is written to the disk stage
+	owed   block.Seq // released while held
+	shut   bool      // gives none either
 
 	spilled int64 // for Stats
 	refused int64
@@ -128,7 +130,7 @@ func (j *Journal) admit(h frame.Header) error {
 func (j *Journal) store(h frame.Header, raw []byte, ringPos uint64) (item, error) {
 	it := item{ring: j.memory, closed: h.Closed}
 	e, err := j.memory.Append(h.First, h.Last, ringPos, raw)
-	if j.spill != nil && (errors.Is(err, hrl.ErrFull) || errors.Is(err, hrl.ErrTooLarge)) {
+	if j.spill != nil && !j.holding() && (errors.Is(err, hrl.ErrFull) || errors.Is(err, hrl.ErrTooLarge)) {
 		it.ring = j.spill
 		e, err = j.spill.Append(h.First, h.Last, ringPos, raw)
 	}
@@ -216,12 +218,44 @@ func (it item) read() ([]byte, error) {
 func (j *Journal) Release(upto block.Seq) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if j.held {
+		j.owed = max(j.owed, upto)
+		return
+	}
 	n := sort.Search(len(j.items), func(i int) bool { return j.items[i].Last > upto })
 	if n == 0 {
 		return
 	}
 	j.setMark(hrl.Mark{Seq: j.items[n-1].Last, RingPos: j.items[n-1].RingPos})
 	j.items = j.items[n:]
+}
+
+// Hold keeps the journal off its disk stage from its return until Resume: the file system
+// there may be frozen, and who writes to it waits. A frame that memory has no room for is
+// refused meanwhile, and nothing is released.
+func (j *Journal) Hold() {
+	j.appending.Lock()
+	defer j.appending.Unlock()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.held = true
+}
+
+// Resume ends Hold.
+func (j *Journal) Resume() {
+	j.mu.Lock()
+	owed := j.owed
+	j.held, j.owed = false, 0
+	j.mu.Unlock()
+	if owed > 0 {
+		j.Release(owed)
+	}
+}
+
+func (j *Journal) holding() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.held
 }
 
 // setMark tells both stages what is no longer needed. That this cannot be written

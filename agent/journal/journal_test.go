@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -145,4 +146,43 @@ func TestWithoutDiskStage(t *testing.T) {
 	if path, _, _, err := j.SpillExtents(); path != "" || err != nil {
 		t.Errorf("extents of no disk stage: %q, %v", path, err)
 	}
+}
+
+// TestHeldLeavesTheDiskStageAlone: the file system there may be frozen. What memory cannot
+// hold is refused, what the relay has waits, and afterwards all is as if nothing had been.
+func TestHeldLeavesTheDiskStageAlone(t *testing.T) {
+	o := testOptions(t, 256<<10, 1<<20)
+	j, _ := mustOpen(t, o)
+	defer j.Close()
+	next := block.Seq(1)
+	for j.Stats().SpilledBytes == 0 {
+		mustAppend(t, j, next, 8<<10)
+		next++
+	}
+	content := func() []byte {
+		t.Helper()
+		b, err := os.ReadFile(o.SpillPath)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	before := content()
+	j.Hold()
+	if err := j.Append(testFrame(t, next, 8<<10), uint64(next)); !errors.Is(err, ErrFull) {
+		t.Fatalf("held and full: %v", err)
+	}
+	j.Release(next - 1) // writes the stage's anchor, were it not held
+	if got := j.Stats(); got.Frames == 0 {
+		t.Error("released while held")
+	}
+	if !bytes.Equal(content(), before) {
+		t.Error("the disk stage was written to while held")
+	}
+	j.Resume()
+	if got := j.Stats(); got.Frames != 0 {
+		t.Errorf("%d frames are left of what was released while held", got.Frames)
+	}
+	mustAppend(t, j, next, 8<<10)
+	mustNext(t, j, next)
 }

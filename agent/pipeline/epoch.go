@@ -29,6 +29,7 @@ func (p *Pipeline) raise(d doubt) {
 	p.keepDoubt(d.whole)
 	p.stopCopies()
 	p.stopProof()
+	p.breakCut()
 	if err := p.Source.Disarm(); err != nil {
 		p.doubt.detail += fmt.Sprintf("; disarming the capture: %v", err)
 	}
@@ -174,6 +175,7 @@ func (p *Pipeline) next(d *doubt, disks []block.DiskID, stretch capture.Armed, n
 		Machine: p.Machine, Epoch: max(p.w.at.Epoch, p.heard) + 1, Reason: d.reason, Since: now, Began: p.w.at.Seq + 1,
 		Stretch: stretch, Copies: copies, Disks: disks, Known: addNew(p.State.Known, disks),
 		Unsure: p.State.Unsure, Resync: max(p.State.Resync, p.wished.Resync), Proof: p.State.Proof,
+		Point: p.State.Point, Tried: p.State.Tried,
 	}
 	// Only below ranges does the settled base stay: everything else is read anew.
 	for _, id := range disks {

@@ -1,4 +1,4 @@
-// Package pipeline joins capture, journal, resync and ship for one machine: it is the
+// Package pipeline joins capture, consistency, journal, resync and ship for one machine: it is the
 // only place that does, and the only one that knows the machine's state.
 //
 // One goroutine, the consumer, owns the log: it takes records from the ring, cuts
@@ -26,6 +26,13 @@
 // (witness.go). A difference is marked dirty in the kernel, written down as an epoch that
 // has not begun, and raised as a doubt: the next epoch repairs it, also after a crash of
 // the agent. A proof is broken off by every doubt and goes on where it was.
+//
+// # Points
+//
+// In the steady state every frame is a crash-consistent point. One that is asked for, or
+// that the policy wants application-consistent, is marked (point.go): agent/consistency
+// makes the machine quiet in a goroutine of its own, and the consumer takes the ring to
+// its end, asks whether all is still frozen, and stores the mark.
 package pipeline
 
 import (
@@ -39,6 +46,7 @@ import (
 	"time"
 
 	"github.com/understudy-dr/understudy/agent/capture"
+	"github.com/understudy-dr/understudy/agent/consistency"
 	"github.com/understudy-dr/understudy/agent/journal"
 	"github.com/understudy-dr/understudy/agent/resync"
 	"github.com/understudy-dr/understudy/pkg/block"
@@ -72,6 +80,12 @@ type Config struct {
 	Resume    capture.Resume
 	// Events takes what an operator should see.
 	Events func(desired.Event)
+	// Quiesce makes the machine quiet for application-consistent points; Hush is the log's
+	// way out, which waits meanwhile (nil: it never does), and Late are paths of the agent's
+	// own (see consistency.Job).
+	Quiesce Quiescer
+	Hush    *consistency.Hush
+	Late    []string
 	// Open opens a disk for the copies to read; nil opens the device.
 	Open func(resync.Target) (resync.Device, error)
 	// Now is the wall clock; nil is time.Now.
@@ -112,10 +126,14 @@ type Pipeline struct {
 	throttle           atomic.Int64
 	verifyRate         atomic.Int64
 
-	watches  []*watch  // of the running proof's tries
-	drains   uint64    // polls that left nothing in the ring that was there when they began
-	proving  *proving  // the running proof; nil while there is none
-	provedAt time.Time // when a broken-off proof is taken up again
+	watches  []*watch    // of the running proof's tries
+	drains   uint64      // polls that left nothing in the ring that was there when they began
+	proving  *proving    // the running proof; nil while there is none
+	provedAt time.Time   // when a broken-off proof is taken up again
+	making   *making     // the point being made; nil while there is none
+	cutting  *cut        // its place in the log, wanted now; nil if none is
+	cutAt    time.Time   // when a point that came to nothing is tried again
+	holding  atomic.Bool // the journal's disk stage may be frozen
 
 	seen     time.Time // every write acknowledged before it has been taken from the ring
 	clock    clock
@@ -199,6 +217,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	}
 	defer p.stopCopies()
 	defer p.stopProof()
+	defer p.stopPoint()
 	for {
 		busy, err := p.step(ctx)
 		if err != nil {
@@ -327,6 +346,8 @@ func (p *Pipeline) step(ctx context.Context) (busy bool, err error) {
 	case p.doubt != nil:
 		p.phase = desired.PhaseMapOnly
 		err = p.begin(ctx, now)
+	case p.capturing() && p.cramped():
+		// Nothing is taken until the disk stage may be written to again.
 	case p.capturing():
 		busy, err = p.take(now)
 		if err == nil && p.doubt == nil {
@@ -337,6 +358,10 @@ func (p *Pipeline) step(ctx context.Context) (busy bool, err error) {
 			p.startCopies(ctx)
 			p.settleWatches()
 			p.startProof(ctx)
+			p.startPoint(ctx)
+			if err := p.settleCut(now); err != nil {
+				return busy, err
+			}
 		}
 	}
 	if p.rate.due(now) {

@@ -32,6 +32,8 @@ type world struct {
 
 	resyncs uint64
 	wrap    func(capture.Source) capture.Source // nil for the kernel's own
+	quiesce Quiescer
+	memory  int64 // of the journal, bytes
 
 	p      *Pipeline
 	j      *journal.Journal
@@ -43,7 +45,7 @@ type world struct {
 }
 
 func newWorld(t *testing.T, seed uint64) *world {
-	w := &world{t: t, rng: rand.New(rand.NewPCG(seed, 7)), k: newKernel("a", "b"), plant: newPlant(), dir: memoryDir(t)}
+	w := &world{t: t, memory: 1 << 20, rng: rand.New(rand.NewPCG(seed, 7)), k: newKernel("a", "b"), plant: newPlant(), dir: memoryDir(t)}
 	w.disks = w.k.order()
 	w.k.capacity = 16 + w.rng.IntN(100)
 	t.Cleanup(func() {
@@ -71,7 +73,7 @@ func (w *world) note(s string) { w.trace = append(w.trace, s) }
 
 // start runs an agent on what the last one left.
 func (w *world) start(resume capture.Resume) {
-	j, rec, err := journal.Open(journal.Options{MemoryDir: w.dir, MemoryBytes: 1 << 20, Log: slog.New(slog.DiscardHandler)})
+	j, rec, err := journal.Open(journal.Options{MemoryDir: w.dir, MemoryBytes: w.memory, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -84,7 +86,7 @@ func (w *world) start(resume capture.Resume) {
 	w.p = New(Config{
 		Machine: block.MachineID{1}, Log: slog.New(slog.DiscardHandler), Source: w.source(), Journal: j, Relay: w.plant,
 		State: s, Recovered: rec, Resume: resume, Open: w.k.open,
-		Events: func(e desired.Event) { w.events = append(w.events, e) },
+		Events: func(e desired.Event) { w.events = append(w.events, e) }, Quiesce: w.quiesce,
 	})
 	w.p.w.target = 3 * blockSize // frames close by size, too
 	ctx, cancel := context.WithCancel(context.Background())

@@ -8,6 +8,7 @@ import (
 	"github.com/understudy-dr/understudy/agent/capture"
 	"github.com/understudy-dr/understudy/agent/resync"
 	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/desired"
 	"github.com/understudy-dr/understudy/pkg/frame"
 )
 
@@ -47,6 +48,9 @@ type State struct {
 	// Doubt is the doubt that no epoch has named yet, as far as the kernel's dirty maps do
 	// not know it: an agent that dies before it opens that epoch leaves it to the next.
 	Doubt *PendingDoubt `json:"doubt,omitempty"`
+	// Point is the last point made by request or policy; Tried is when that began.
+	Point desired.PointState `json:"point,omitzero"`
+	Tried time.Time          `json:"tried,omitzero"`
 	// Resync is the newest of the operator's resync requests that has begun.
 	Resync uint64 `json:"resync,omitempty"`
 }

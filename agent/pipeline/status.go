@@ -63,6 +63,9 @@ func (p *Pipeline) publish(now time.Time) {
 		s.Base = p.copying.shown.Load()
 	}
 	s.Verify = p.verifyState(now)
+	if last := p.State.Point; !last.Time.IsZero() {
+		s.Point = &last
+	}
 	p.gauges(s)
 	p.status.Store(s)
 }

@@ -53,6 +53,7 @@ func (p *Pipeline) idle() error {
 	}
 	p.stopCopies()
 	p.stopProof()
+	p.breakCut()
 	p.w.drop()
 	p.doubt, p.phase = nil, desired.PhaseEnabling
 	return p.Source.Disarm()

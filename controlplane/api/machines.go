@@ -25,6 +25,7 @@ type Machine struct {
 	Probe       desired.Probe          `json:"probe"`
 	Resync      uint64                 `json:"resync" doc:"The newest resync asked for."`
 	Verify      desired.Verify         `json:"verify" doc:"The proofs wanted; protection.verify says how they stand."`
+	Point       desired.PointWish      `json:"point" doc:"The newest point asked for; protection.point is the last that was made."`
 }
 
 func (s *server) view(ctx context.Context, m inventory.Machine) (Machine, error) {
@@ -36,7 +37,7 @@ func (s *server) view(ctx context.Context, m inventory.Machine) (Machine, error)
 		ID: m.ID, Hostname: m.Hostname, Host: m.Report.Host, Policy: m.Policy,
 		Enrolled: m.Enrolled, Reported: m.Reported,
 		Status: inventory.Derive(facts), StateSince: m.StateSince,
-		Disks: facts.Wanted, Protection: m.Report.Protection, Probe: m.Report.Probe, Resync: m.Resync, Verify: m.Verify,
+		Disks: facts.Wanted, Protection: m.Report.Protection, Probe: m.Report.Probe, Resync: m.Resync, Verify: m.Verify, Point: m.Point,
 	}
 	if facts.Replication.Known {
 		v.Replication = &facts.Replication

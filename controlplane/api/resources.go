@@ -98,6 +98,7 @@ type PolicyFigures struct {
 	RPOTargetMS int64               `json:"rpo_target_ms"`
 	Retention   inventory.Retention `json:"retention"`
 	Throttle    []desired.Window    `json:"throttle,omitempty"`
+	desired.Consistency
 }
 
 type setPolicyInput struct {
@@ -107,7 +108,7 @@ type setPolicyInput struct {
 
 func (s *server) setPolicy(ctx context.Context, in *setPolicyInput) (*body[inventory.Policy], error) {
 	return answer(s.Inventory.SetPolicy(ctx, inventory.Policy{
-		Name: in.Policy, RPOTargetMS: in.Body.RPOTargetMS, Retention: in.Body.Retention, Throttle: in.Body.Throttle,
+		Name: in.Policy, RPOTargetMS: in.Body.RPOTargetMS, Retention: in.Body.Retention, Throttle: in.Body.Throttle, Consistency: in.Body.Consistency,
 	}))
 }
 

@@ -53,6 +53,7 @@ func (s *server) routes() []route {
 		{put, "/v1/policies/{policy}", operator, "set-policy", "Write a policy, new or not", on(s, s.setPolicy)},
 
 		{get, "/v1/machines/{machine}/points", operator, "list-points", "Moments the machine can be brought back to", on(s, s.listPoints)},
+		{post, "/v1/machines/{machine}/points", operator, "create-point", "Make a recovery point now", on(s, s.createPoint)},
 		{get, "/v1/machines/{machine}/points/{point}", operator, "get-point", "The point meant by latest, latest-app, an id, a name or a time, and its disks", on(s, s.getPoint)},
 		{post, "/v1/machines/{machine}/failovers", operator, "start-failover", "Bring the machine's disks back as of a point", on(s, s.startFailover)},
 		{get, "/v1/failovers", operator, "list-failovers", "Failovers, the newest first", on(s, s.listFailovers)},

@@ -48,6 +48,7 @@ type Point struct {
 	Kind     string         `json:"kind" doc:"crash or app."`
 	Name     string         `json:"name,omitempty"`
 	Locked   bool           `json:"locked,omitempty" doc:"Kept whatever the retention says."`
+	Problem  string         `json:"problem,omitempty" doc:"Why it is not application-consistent, where that was wanted."`
 	InDoubt  []Doubt        `json:"in_doubt,omitempty" doc:"Why it may show other bytes than the disks had."`
 }
 

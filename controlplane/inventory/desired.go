@@ -27,11 +27,15 @@ func (inv *Inventory) Desired(ctx context.Context, machine block.MachineID) (des
 		Machine:       machine,
 		Generation:    m.Generation,
 		Time:          inv.now().UTC(),
-		Policy:        desired.Policy{Name: p.Name, RPOTargetMS: p.RPOTargetMS, Throttle: p.Throttle},
+		Policy:        desired.Policy{Name: p.Name, RPOTargetMS: p.RPOTargetMS, Throttle: p.Throttle, Consistency: p.Consistency},
 		Disks:         make([]block.DiskID, 0, len(disks)),
 		Resync:        m.Resync,
 		Verify:        m.Verify,
+		Point:         m.Point,
 		ReportSeconds: int(desired.ReportEvery.Seconds()),
+	}
+	if m.PointMade >= m.Point.Once {
+		s.Point = desired.PointWish{}
 	}
 	for _, d := range disks {
 		s.Disks = append(s.Disks, d.ID)

@@ -22,6 +22,8 @@ type Machine struct {
 	Generation uint64
 	Resync     uint64
 	Verify     desired.Verify
+	Point      desired.PointWish
+	PointMade  uint64 // the newest request for a point that was answered
 	Instance   string
 	Reported   time.Time // by our clock; zero: never
 	Report     desired.Report
@@ -149,7 +151,7 @@ func (inv *Inventory) insertMachine(ctx context.Context, tx *sql.Tx, id block.Ma
 	return err
 }
 
-const selectMachine = "SELECT id, hostname, policy, enrolled_at, generation, resync, verify, verify_every, verify_rate, instance, reported_at, report, state, state_since FROM machines"
+const selectMachine = "SELECT id, hostname, policy, enrolled_at, generation, resync, verify, verify_every, verify_rate, point, point_name, point_app, point_made, instance, reported_at, report, state, state_since FROM machines"
 
 func machineByID(ctx context.Context, q queryer, id block.MachineID) (Machine, error) {
 	found, err := list(ctx, q, scanMachine, selectMachine+" WHERE id = ?", id.String())
@@ -165,7 +167,7 @@ func machineByID(ctx context.Context, q queryer, id block.MachineID) (Machine, e
 func scanMachine(rows *sql.Rows) (m Machine, err error) {
 	var id, report string
 	var enrolled, reported, since int64
-	if err := rows.Scan(&id, &m.Hostname, &m.Policy, &enrolled, &m.Generation, &m.Resync, &m.Verify.Once, &m.Verify.Every, &m.Verify.Rate, &m.Instance, &reported, &report, &m.State, &since); err != nil {
+	if err := rows.Scan(&id, &m.Hostname, &m.Policy, &enrolled, &m.Generation, &m.Resync, &m.Verify.Once, &m.Verify.Every, &m.Verify.Rate, &m.Point.Once, &m.Point.Name, &m.Point.App, &m.PointMade, &m.Instance, &reported, &report, &m.State, &since); err != nil {
 		return m, err
 	}
 	if m.ID, err = block.ParseMachineID(id); err != nil {

@@ -29,7 +29,8 @@ type Policy struct {
 	RPOTargetMS int64            `json:"rpo_target_ms" doc:"The age in milliseconds that the newest recovery point should not exceed."`
 	Retention   Retention        `json:"retention"`
 	Throttle    []desired.Window `json:"throttle"`
-	Changed     time.Time        `json:"changed"`
+	desired.Consistency
+	Changed time.Time `json:"changed"`
 }
 
 // Retention says how densely recovery points are kept as they age. Each stage begins
@@ -71,6 +72,9 @@ func (p Policy) Check() error {
 	if r := p.Retention; r.AllSeconds < 0 || r.HourlySeconds < r.AllSeconds || r.DailySeconds < r.HourlySeconds || r.DailySeconds > maxRetention {
 		return bad("each stage of the retention must reach at least as far back as the one before it, and none further than %d days", maxRetention/86400)
 	}
+	if err := p.Consistency.Check(); err != nil {
+		return bad("%v", err)
+	}
 	for _, w := range p.Throttle {
 		if err := w.Check(); err != nil {
 			return bad("%v", err)
@@ -101,7 +105,7 @@ func (inv *Inventory) SetPolicy(ctx context.Context, p Policy) (Policy, error) {
 		return Policy{}, err
 	}
 	err := inv.update(ctx, func(tx *sql.Tx) error {
-		const replace = "DO UPDATE SET rpo_target_ms = excluded.rpo_target_ms, retention = excluded.retention, throttle = excluded.throttle, changed_at = excluded.changed_at"
+		const replace = "DO UPDATE SET rpo_target_ms = excluded.rpo_target_ms, retention = excluded.retention, throttle = excluded.throttle, consistency = excluded.consistency, changed_at = excluded.changed_at"
 		if err := inv.putPolicy(ctx, tx, p, replace); err != nil {
 			return err
 		}
@@ -127,12 +131,16 @@ func (inv *Inventory) putPolicy(ctx context.Context, tx *sql.Tx, p Policy, onCon
 	if err != nil {
 		return err
 	}
-	_, err = exec(ctx, tx, "INSERT INTO policies (name, rpo_target_ms, retention, throttle, changed_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT (name) "+onConflict,
-		p.Name, p.RPOTargetMS, retention, throttle, nanos(inv.now()))
+	consistency, err := toJSON(p.Consistency)
+	if err != nil {
+		return err
+	}
+	_, err = exec(ctx, tx, "INSERT INTO policies (name, rpo_target_ms, retention, throttle, consistency, changed_at) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (name) "+onConflict,
+		p.Name, p.RPOTargetMS, retention, throttle, consistency, nanos(inv.now()))
 	return err
 }
 
-const selectPolicy = "SELECT name, rpo_target_ms, retention, throttle, changed_at FROM policies"
+const selectPolicy = "SELECT name, rpo_target_ms, retention, throttle, consistency, changed_at FROM policies"
 
 func policyByName(ctx context.Context, q queryer, name string) (Policy, error) {
 	found, err := list(ctx, q, scanPolicy, selectPolicy+" WHERE name = ?", name)
@@ -146,9 +154,9 @@ func policyByName(ctx context.Context, q queryer, name string) (Policy, error) {
 }
 
 func scanPolicy(rows *sql.Rows) (p Policy, err error) {
-	var retention, throttle string
+	var retention, throttle, consistency string
 	var changed int64
-	if err := rows.Scan(&p.Name, &p.RPOTargetMS, &retention, &throttle, &changed); err != nil {
+	if err := rows.Scan(&p.Name, &p.RPOTargetMS, &retention, &throttle, &consistency, &changed); err != nil {
 		return p, err
 	}
 	p.Changed = moment(changed)
@@ -156,6 +164,9 @@ func scanPolicy(rows *sql.Rows) (p Policy, err error) {
 		return p, fmt.Errorf("policy %s: %w", p.Name, err)
 	}
 	if err := json.Unmarshal([]byte(throttle), &p.Throttle); err != nil {
+		return p, fmt.Errorf("policy %s: %w", p.Name, err)
+	}
+	if err := json.Unmarshal([]byte(consistency), &p.Consistency); err != nil {
 		return p, fmt.Errorf("policy %s: %w", p.Name, err)
 	}
 	return p, nil

@@ -56,8 +56,11 @@ func catchUp(ctx context.Context, tx *sql.Tx, m Machine, r desired.Report) (Mach
 	if p := r.Protection; p != nil && p.Verify != nil && p.Verify.Once > m.Verify.Once {
 		m.Verify.Once = p.Verify.Once
 	}
-	_, err := exec(ctx, tx, "UPDATE machines SET generation = ?1, resync = ?2, verify = ?4 WHERE id = ?3 AND (generation <> ?1 OR resync <> ?2 OR verify <> ?4)",
-		m.Generation, m.Resync, m.ID.String(), m.Verify.Once)
+	if p := r.Protection; p != nil && p.Point != nil {
+		m.Point.Once, m.PointMade = max(m.Point.Once, p.Point.Once), max(m.PointMade, p.Point.Once)
+	}
+	_, err := exec(ctx, tx, "UPDATE machines SET generation = ?1, resync = ?2, verify = ?4, point = ?5, point_made = ?6 WHERE id = ?3 AND (generation <> ?1 OR resync <> ?2 OR verify <> ?4 OR point <> ?5 OR point_made <> ?6)",
+		m.Generation, m.Resync, m.ID.String(), m.Verify.Once, m.Point.Once, m.PointMade)
 	return m, err
 }
 

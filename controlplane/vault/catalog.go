@@ -178,8 +178,8 @@ func (c *catalog) apply(f *frame.Frame, mark frame.Mark, b *boundary) {
 			return
 		}
 		b.kind = PointApp
-		if mark.Point.Kind == string(PointGroup) {
-			b.kind = PointGroup
+		if k := PointKind(mark.Point.Kind); k == PointGroup || k == PointCrash {
+			b.kind = k
 		}
 		names := make(map[block.Seq]frame.PointMark, len(c.names)+1)
 		for seq, p := range c.names {

@@ -30,6 +30,9 @@ type Point struct {
 	Kind     PointKind      `json:"kind"`
 	Name     string         `json:"name,omitempty"`
 	Locked   bool           `json:"locked,omitempty"` // kept whatever the retention says
+	// Problem says why the point is not application-consistent, where that was wanted.
+	// Once thinning has come by, only the name is known.
+	Problem string `json:"problem,omitempty"`
 }
 
 // What PointAt takes besides a position, a time and a name.
@@ -68,10 +71,18 @@ func (c *catalog) eachPoint(yield func(Point) bool) {
 		if e == nil || e.Epoch != b.pos.Epoch {
 			e = c.epoch(b.pos.Epoch)
 		}
-		if e.offers(b.pos.Seq) && !c.torn(e.Epoch) && !yield(c.describe(b, c.names[b.pos.Seq].Name)) {
+		if e.offers(b.pos.Seq) && !c.torn(e.Epoch) && !yield(c.marked(b)) {
 			return
 		}
 	}
+}
+
+// marked describes a boundary behind the runs with what its mark says.
+func (c *catalog) marked(b boundary) Point {
+	m := c.names[b.pos.Seq]
+	p := c.describe(b, m.Name)
+	p.Problem = m.Problem
+	return p
 }
 
 func (c *catalog) describe(b boundary, name string) Point {

@@ -65,6 +65,7 @@ func TestThinningKeepsEveryRetainedPoint(t *testing.T) {
 				t.Fatal(err)
 			}
 			want := h.expected(t, m, r)
+			app, errApp := m.PointAt(ctx, LatestApp)
 			if rapid.Bool().Draw(t, "crash") {
 				crashAt(faulty, faulty.Calls()+rapid.IntRange(0, 60).Draw(t, "at"))
 				_, err := m.Thin(ctx, r)
@@ -91,10 +92,59 @@ func TestThinningKeepsEveryRetainedPoint(t *testing.T) {
 					t.Fatalf("after thinning %v, want %v", got, want)
 				}
 				h.check(t, m, want)
+				// The newest application-consistent one stands for its hour and its day.
+				if errApp != nil || h.now.Sub(app.Time) > r.Daily {
+					continue
+				}
+				if p, err := m.PointAt(ctx, LatestApp); err != nil || p.Position != app.Position || p.Name != app.Name || p.Kind != PointApp {
+					t.Fatalf("%s was %+v, after thinning it is %+v (%v)", LatestApp, app, p, err)
+				}
 			}
 			noGarbage(t, store, other)
 		}
 	})
+}
+
+// TestThinningKeepsAppPoints: of each hour and day the newest application-consistent point
+// stays beside the newest of all; one that failed to be is a point like any other.
+func TestThinningKeepsAppPoints(t *testing.T) {
+	ctx := t.Context()
+	h := newHistory(1, 64*sector)
+	v, w := setup(t, mem.New(), h)
+	h.begin(frame.ReasonInitial)
+	h.baseFrame(frame.CompressNever, write{0, frame.OpWrite, 0, pattern(sector, 1)})
+	h.finish()
+	mark := func(kind, name string) {
+		h.step(time.Minute)
+		h.mark(frame.Mark{Type: frame.MarkPoint, Point: &frame.PointMark{Name: name, Kind: kind}})
+	}
+	mark("app", "early")
+	mark("app", "kept")
+	mark("crash", "failed")
+	h.step(time.Minute)
+	h.tick()
+	h.step(30 * time.Hour)
+	mark("app", "yesterday's first")
+	mark("app", "yesterday's last")
+	for range 50 {
+		h.step(time.Hour)
+		h.tick()
+	}
+	h.flush(t, w)
+	m := must(v.Machine(ctx, h.machine))
+	must(m.Thin(ctx, Retention{All: time.Hour, Hourly: 2 * time.Hour, Daily: 15 * 24 * time.Hour}))
+	var kept []string
+	for _, p := range must(m.Points(ctx, time.Time{}, time.Time{})) {
+		if p.Name != "" {
+			kept = append(kept, p.Name+" "+string(p.Kind))
+		}
+	}
+	if got := strings.Join(kept, ", "); got != "kept app, yesterday's last app" {
+		t.Errorf("named points left: %s", got)
+	}
+	if p, err := m.PointAt(ctx, LatestApp); err != nil || p.Name != "yesterday's last" {
+		t.Errorf("%s is %+v, %v", LatestApp, p, err)
+	}
 }
 
 // crashAt makes the n-th call of a store and all after it fail.

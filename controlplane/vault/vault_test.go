@@ -142,6 +142,17 @@ func TestPointAt(t *testing.T) {
 	_, err = m.View(t.Context(), block.Position{Epoch: 1, Seq: 1})
 	wantErr(t, err, ErrNoPoint)
 
+	// One that should have been application-consistent says why it is not, and is none.
+	h.mark(frame.Mark{Type: frame.MarkPoint, Point: &frame.PointMark{Name: "failed", Kind: "crash", Problem: "a script hung"}})
+	last = h.order[4]
+	h.flush(t, w)
+	if p, err := at("failed"); err != nil || p.Position != last || p.Kind != PointCrash || p.Problem != "a script hung" {
+		t.Errorf("%+v, %v", p, err)
+	}
+	if p, err := at(LatestApp); err != nil || p.Position != app {
+		t.Errorf("%+v, %v", p, err)
+	}
+
 	// While a resync copies, the newest point is the newest of the epoch before.
 	h.begin(frame.ReasonRingOverflow)
 	h.flush(t, w)

@@ -46,6 +46,9 @@ func (p *Protection) check() error {
 			return invalid("a protected disk has no id")
 		}
 	}
+	if err := p.Point.check(); err != nil {
+		return err
+	}
 	return p.Verify.check()
 }
 

@@ -42,6 +42,7 @@ type State struct {
 	Disks         []block.DiskID  `json:"disks" doc:"The disks to protect; every other disk is not protected."`
 	Resync        uint64          `json:"resync" doc:"A resync is wanted while this is above the report's protection.resync."`
 	Verify        Verify          `json:"verify,omitzero"`
+	Point         PointWish       `json:"point,omitzero"`
 	ReportSeconds int             `json:"report_seconds"`
 }
 

@@ -12,6 +12,7 @@ type Policy struct {
 	Name        string   `json:"name"`
 	RPOTargetMS int64    `json:"rpo_target_ms"`
 	Throttle    []Window `json:"throttle,omitempty"`
+	Consistency
 }
 
 // RPOTarget is the age that the newest recovery point should not exceed.

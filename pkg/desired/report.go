@@ -77,6 +77,7 @@ type Protection struct {
 	Captured  int64            `json:"captured_bytes" doc:"Since the agent started."`
 	Churn     int64            `json:"churn_bytes_per_second" doc:"Captured, over the last seconds."`
 	Verify    *VerifyState     `json:"verify,omitempty" doc:"Of proofs that replica and disks are equal."`
+	Point     *PointState      `json:"point,omitempty" doc:"The last point that was asked for or due, beside those that come by themselves."`
 	Problem   *problem.Problem `json:"problem,omitempty" doc:"What keeps it from being protected."`
 }
 

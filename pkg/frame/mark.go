@@ -20,7 +20,7 @@ const (
 	// are. From here on its frame boundaries are recovery points.
 	MarkBaseComplete MarkType = "base-complete"
 	// MarkPoint names the boundary before it as a recovery point of a better kind
-	// than crash-consistent.
+	// than crash-consistent, or gives it a name.
 	MarkPoint MarkType = "point"
 )
 
@@ -71,10 +71,13 @@ type MarkDisk struct {
 	Doubt []block.Extent `json:"doubt,omitempty"`
 }
 
-// PointMark describes an application-consistent or multi-VM point.
+// PointMark describes an application-consistent or multi-VM point, or one that was only
+// given a name.
 type PointMark struct {
 	Name string `json:"name"`
-	Kind string `json:"kind"` // "app" or "group"
+	Kind string `json:"kind"` // "app", "group" or "crash"
+	// Problem says why a crash-consistent point is no better one, as was wanted.
+	Problem string `json:"problem,omitempty"`
 }
 
 // Mark is the body of a mark frame; Type says which fields hold.

@@ -1,0 +1,40 @@
+package inventory
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"regexp"
+
+	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/desired"
+	"github.com/understudy-dr/understudy/pkg/problem"
+)
+
+// pointName leaves out what means a point already: latest, a position, a time.
+var pointName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._-]{0,127}$`)
+
+// CreatePoint asks the machine's agent for a point, and returns the request's number. A
+// request that was not answered yet is replaced.
+func (inv *Inventory) CreatePoint(ctx context.Context, machine block.MachineID, name string, app bool) (uint64, error) {
+	if name != "" && !pointName.MatchString(name) || name == "latest" || name == "latest-app" {
+		return 0, problem.New(problem.Invalid, "give it 1 to 128 of A-Z a-z 0-9 . _ - that begin with a letter, and not latest or latest-app", "%q is no name for a point", name)
+	}
+	var number uint64
+	err := inv.wanted(ctx, machine, nil, func(tx *sql.Tx, m Machine, disks []Disk) error {
+		if err := someProtected(m, disks); err != nil {
+			return err
+		}
+		number = m.Point.Once + 1
+		if _, err := exec(ctx, tx, "UPDATE machines SET point = ?, point_name = ?, point_app = ? WHERE id = ?", number, name, app, machine.String()); err != nil {
+			return err
+		}
+		kind := desired.PointCrash
+		if app {
+			kind = desired.PointApp
+		}
+		return inv.addEvent(ctx, tx, machine, desired.Event{Type: "point-requested", Severity: desired.Info,
+			Message: fmt.Sprintf("an operator asked for point %d (%s) of machine %s, kind %s", number, name, m.Hostname, kind)})
+	})
+	return number, err
+}

@@ -1,0 +1,66 @@
+package desired
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/understudy-dr/understudy/pkg/block"
+)
+
+// The kinds of a point that a machine is asked for.
+const (
+	PointCrash = "crash"
+	PointApp   = "app"
+)
+
+// MaxPointName bounds the name of a point, bytes.
+const MaxPointName = 128
+
+// PointWish asks for one point.
+type PointWish struct {
+	Once uint64 `json:"once,omitempty" doc:"A point is wanted while this is above the report's protection.point.once."`
+	Name string `json:"name,omitempty" doc:"Its name."`
+	App  bool   `json:"app,omitempty" doc:"Application-consistent."`
+}
+
+// PointState is the last point that was asked for, or due by the policy.
+type PointState struct {
+	Once    uint64         `json:"once,omitempty" doc:"The newest request that was answered."`
+	Time    time.Time      `json:"time" doc:"When it was made."`
+	Name    string         `json:"name,omitempty"`
+	Kind    string         `json:"kind" doc:"app or crash."`
+	At      block.Position `json:"at" doc:"Its id."`
+	Problem string         `json:"problem,omitempty" doc:"Why it is not application-consistent, where that was wanted."`
+}
+
+func (p *PointState) check() error {
+	if p == nil {
+		return nil
+	}
+	return checkTexts(map[string]string{"point": p.Name, "kind": p.Kind, "problem": p.Problem}, maxText)
+}
+
+// Consistency is how a policy wants application-consistent points.
+type Consistency struct {
+	AppSeconds      int64 `json:"app_consistency_seconds,omitempty" minimum:"0" doc:"Make one this long after the last; 0: only when asked."`
+	DeadlineSeconds int64 `json:"app_deadline_seconds,omitempty" minimum:"0" doc:"How long one may take, from the first script until everything is thawed; 0: 10."`
+	NoScripts       bool  `json:"app_no_scripts,omitempty" doc:"Freeze only, without the machine's scripts."`
+}
+
+// Limits of a policy's application-consistent points.
+const (
+	MinAppSeconds      = 10
+	maxAppSeconds      = 30 * 86400
+	maxDeadlineSeconds = 300
+)
+
+// Check says what is wrong with it, if anything is.
+func (c Consistency) Check() error {
+	switch {
+	case c.AppSeconds != 0 && (c.AppSeconds < MinAppSeconds || c.AppSeconds > maxAppSeconds):
+		return fmt.Errorf("an application-consistent point every %d s: want %d to %d, or 0 for none", c.AppSeconds, MinAppSeconds, maxAppSeconds)
+	case c.DeadlineSeconds < 0 || c.DeadlineSeconds > maxDeadlineSeconds:
+		return fmt.Errorf("an application-consistent point may take %d s: want 1 to %d, or 0 for 10", c.DeadlineSeconds, maxDeadlineSeconds)
+	}
+	return nil
+}
