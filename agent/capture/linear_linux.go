@@ -102,7 +102,7 @@ func symbols(names ...string) ([]uint64, error) {
 
 // sampleRounds is how often buffer_heads are looked at. There is room for a few at a time,
 // and where somebody else touches one page over and over, nothing but that page is seen.
-const sampleRounds = 10
+const sampleRounds = 30
 
 // baseByBuffers has buffer_heads touched, first by looking around, then in the
 // superblock of a disk of our own.
