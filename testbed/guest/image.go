@@ -93,9 +93,19 @@ func bootstrap(ctx context.Context, r Recipe, dir string) error {
 	if r.KernelSuite != r.Suite {
 		args = append(args, source(r.KernelSuite))
 	}
-	_, err := run(ctx, "mmdebstrap", args...)
+	_, err := run(ctx, "unshare", append([]string{"--mount", "bash", "-c", withoutLabs, "mmdebstrap"}, args...)...)
 	return err
 }
+
+// withoutLabs runs a command in a mount namespace that has none of the labs' mounts.
+// mmdebstrap makes a namespace of its own, which would hold on to every disk that was
+// mounted when it began: no lab could detach its loop devices for these two minutes.
+const withoutLabs = `
+while read -r _ mount _; do
+	case $mount in */understudy-lab-*) umount -l "$mount" ;; esac
+done </proc/self/mounts
+exec "$0" "$@"
+`
 
 // source is where apt finds a suite. Debian's keyring is named, so that no other key a
 // host trusts is good enough.
