@@ -25,8 +25,9 @@ var (
 	flagAt    = regexp.MustCompile(`--([a-z][a-z-]+)`)
 )
 
-// foreign are flags of others' commands that our texts name.
-var foreign = map[string]bool{"help": true, "version": true, "sparse": true}
+// foreign are flags of others' commands that our texts name: of tools, and of the scripts
+// that an administrator writes for application-consistent points.
+var foreign = map[string]bool{"help": true, "version": true, "sparse": true, "unfreeze": true, "now": true, "pre": true, "post": true}
 
 // purposes are words after the name that are no verbs: what keys and ids are derived for.
 var purposes = map[string]bool{"vhd": true, "object": true, "wrapping": true}
