@@ -116,11 +116,28 @@ func (d *Disk) MountUp(ctx context.Context, ro bool) error {
 	if d.FS == XFS { // the original may be mounted at the same time; btrfs sees to that by itself
 		options = append(options, "nouuid")
 	}
-	if _, err := run(ctx, "mount", "-t", d.FS, "-o", strings.Join(options, ","), d.Device, dir); err != nil {
-		return err
+	err := mount(ctx, d.FS, strings.Join(options, ","), d.Device, dir)
+	if err == nil {
+		d.Mount = dir
 	}
-	d.Mount = dir
-	return nil
+	return err
+}
+
+// mount is mount(8). Of two copies of a btrfs the second cannot be mounted while the first
+// is being unmounted: the kernel has forgotten that one already, and its name in sysfs is
+// still there ("File exists"). That passes by itself.
+func mount(ctx context.Context, fs, options, device, dir string) error {
+	for end := time.Now().Add(lastOpener); ; {
+		_, err := run(ctx, "mount", "-t", fs, "-o", options, device, dir)
+		if err == nil || fs != Btrfs || !strings.Contains(err.Error(), "File exists") || time.Now().After(end) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // Unmount takes the file system down cleanly.
