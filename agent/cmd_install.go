@@ -26,17 +26,9 @@ func newInstall() *cobra.Command {
 }
 
 func runInstall(cmd *cobra.Command) error {
-	if err := packaged(); err != nil {
-		return err
-	}
-	s, err := manager(idle{})
+	s, err := vacated("replacing the service that is there")
 	if err != nil {
 		return err
-	}
-	if installed(s) {
-		if err := errors.Join(s.Stop(), s.Uninstall()); err != nil {
-			return fmt.Errorf("replacing the service that is there: %w", err)
-		}
 	}
 	if err := place(installedProgram()); err != nil {
 		return err

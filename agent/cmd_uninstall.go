@@ -27,17 +27,8 @@ func newUninstall() *cobra.Command {
 }
 
 func runUninstall(cmd *cobra.Command, purge bool) error {
-	if err := packaged(); err != nil {
+	if _, err := vacated("removing the service"); err != nil {
 		return err
-	}
-	s, err := manager(idle{})
-	if err != nil {
-		return err
-	}
-	if installed(s) {
-		if err := errors.Join(s.Stop(), s.Uninstall()); err != nil {
-			return fmt.Errorf("removing the service: %w", err)
-		}
 	}
 	if err := release(); err != nil {
 		return err

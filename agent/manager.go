@@ -69,3 +69,18 @@ func installed(s kardianos.Service) bool {
 	_, err := s.Status()
 	return !errors.Is(err, kardianos.ErrNotInstalled)
 }
+
+// vacated is the service manager once it knows no agent any more. doing is for the error.
+func vacated(doing string) (kardianos.Service, error) {
+	if err := packaged(); err != nil {
+		return nil, err
+	}
+	s, err := manager(idle{})
+	if err != nil || !installed(s) {
+		return s, err
+	}
+	if err := errors.Join(s.Stop(), s.Uninstall()); err != nil {
+		return nil, fmt.Errorf("%s: %w", doing, err)
+	}
+	return s, nil
+}

@@ -31,7 +31,6 @@ type limit struct {
 	fetch func(p []byte) (int, error) // the next bytes of a disk; io.EOF ends it
 
 	agent, relay *wire.Conn
-	machine      block.MachineID
 	spool, vault *os.File
 	free         chan []byte // memory for frames that arrive
 	taken        chan []byte // frames that the spool has
@@ -84,7 +83,6 @@ func (l *limit) open(ctx context.Context) error {
 		}
 		l.sender = agents[0].id
 	}
-	l.machine = l.sender.Machine
 	authority, err := pki.Open(filepath.Join(l.site.Data, "pki"), time.Now)
 	if err != nil {
 		return err
@@ -154,7 +152,7 @@ func (l *limit) read(out chan<- []byte) error {
 
 // send makes frames, journals them in memory, and sends them.
 func (l *limit) send(in <-chan []byte) (bytes int64, err error) {
-	b, journal, at := frame.NewBuilder(l.machine), make([]byte, 64*mib), 0
+	b, journal, at := frame.NewBuilder(l.sender.Machine), make([]byte, 64*mib), 0
 	disk := block.NewMachineID()
 	for p := range in {
 		if err != nil {
