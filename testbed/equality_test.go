@@ -19,23 +19,54 @@ func TestReplicaEqualsSource(t *testing.T) {
 	r.live(6 * time.Second)
 	r.must(bare.Scribble(500))
 	r.must(r.work.Stop())
-	for _, d := range r.disks {
-		r.must(d.Unmount(t.Context()))
-	}
-	r.untilPoint(time.Now())
-	got := r.recover("latest")
-	files, err := got.Files(r.disks)
-	r.must(err)
-	for _, d := range r.disks {
-		if err := lab.SameBytes(d.Device, files[d.Name]); err != nil {
-			t.Errorf("disk %s: %v", d.Name, err)
-		}
-	}
+	files := r.sameAtRest()
 	// The comparison can fail.
 	if err := lab.SameBytes(r.disks[0].Device, files[r.disks[1].Name]); err == nil {
 		t.Error("two different disks are the same")
 	}
 	r.wantEpoch(1)
+}
+
+// TestRemainsOfFilesAreLeftOut: a first copy does not carry what is left of files that
+// were removed before protection, and it carries all else: between the holes that they
+// leave lie files that stay.
+func TestRemainsOfFilesAreLeftOut(t *testing.T) {
+	r := newRig(t, setup{quiet: true})
+	const small = 3000
+	for _, d := range r.disks {
+		r.must(d.Sieve(small))
+	}
+	r.must(r.machine.SetRPO(t.Context(), 3*time.Second))
+	r.must(r.machine.Protect(t.Context(), r.disks...))
+	r.untilProtected()
+	files := r.sameAtRest()
+	for _, d := range r.disks {
+		if err := lab.SameBytes(d.Device, files[d.Name]); err == nil {
+			t.Errorf("disk %s: what is left of removed files was copied, or nothing was left of %d", d.Name, small/2)
+		}
+	}
+	r.wantEpoch(1)
+}
+
+// sameAtRest takes the file systems down and wants each replica to equal its disk, but
+// for what a first copy leaves out. The files are the replicas.
+func (r *rig) sameAtRest() map[string]string {
+	r.t.Helper()
+	ctx := r.t.Context()
+	for _, d := range r.disks {
+		r.must(d.Unmount(ctx))
+	}
+	r.untilPoint(time.Now())
+	files, err := r.recover("latest").Files(r.disks)
+	r.must(err)
+	for _, d := range r.disks {
+		free, err := d.Free(ctx)
+		r.must(err)
+		if err := lab.SameBut(d.Device, files[d.Name], free); err != nil {
+			r.t.Errorf("disk %s: %v", d.Name, err)
+		}
+	}
+	return files
 }
 
 // TestManyMoments: whatever moment is asked for, it is one cut through both disks.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"testing"
+	"time"
 
 	"github.com/understudy-dr/understudy/agent/capture/bpf"
 	"github.com/understudy-dr/understudy/pkg/block"
@@ -82,7 +83,7 @@ func FuzzRecord(f *testing.F) {
 			if err != nil {
 				return
 			}
-			r, ok, err := s.record(h, raw, 0, bootTime())
+			r, ok, err := s.record(h, raw, 0, bootTime(time.Now, bootClock))
 			if err == nil && ok && r.Data != nil && int64(len(r.Data)) != r.Len {
 				t.Fatalf("a write of %d bytes with %d of data", r.Len, len(r.Data))
 			}

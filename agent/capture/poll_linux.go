@@ -5,8 +5,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/understudy-dr/understudy/agent/capture/bpf"
 	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/frame"
@@ -53,7 +51,7 @@ func (s *source) Poll(fn func(Record) (taken bool)) (n int, lost bool, err error
 	reserved := end
 	defer func() { s.ring.behind = s.ring.at < reserved }()
 	end, cut := min(end, s.cut()), s.cut() != ^uint64(0)
-	boot := bootTime()
+	boot := bootTime(time.Now, bootClock)
 	for {
 		raw, after := s.ring.next(end)
 		if raw == nil {
@@ -105,19 +103,6 @@ func (s *source) record(h *bpf.CaptureRecord, raw []byte, after uint64, boot tim
 		r.Data = raw[recordHeader:][:h.Bytes:h.Bytes]
 	}
 	return r, true, nil
-}
-
-// bootTime is the wall clock's time of the moment from which records are counted. The
-// wall clock is read first: whatever comes between the two readings makes records
-// look older than they are, and a frame may claim too little of the past but never
-// too much.
-func bootTime() time.Time {
-	now := time.Now()
-	var ts unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) != nil {
-		return time.Time{}
-	}
-	return now.Add(-time.Duration(ts.Nano()))
 }
 
 // checkMisses makes a loss of every time that the kernel skipped a program.

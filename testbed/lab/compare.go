@@ -10,17 +10,23 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/understudy-dr/understudy/pkg/block"
 )
 
 // SameBytes compares two disks or files as a whole. The error says where and in how
 // many 4 KiB blocks they differ.
-func SameBytes(a, b string) error {
-	fa, err := os.OpenFile(a, os.O_RDONLY|unix.O_DIRECT, 0)
+func SameBytes(a, b string) error { return SameBut(a, b, block.NewSet()) }
+
+// SameBut is SameBytes where a replica may hold zeros instead of what a source has in
+// these extents.
+func SameBut(source, replica string, free *block.Set) error {
+	fa, err := os.OpenFile(source, os.O_RDONLY|unix.O_DIRECT, 0)
 	if err != nil {
 		return err
 	}
 	defer fa.Close()
-	fb, err := os.OpenFile(b, os.O_RDONLY|unix.O_DIRECT, 0)
+	fb, err := os.OpenFile(replica, os.O_RDONLY|unix.O_DIRECT, 0)
 	if err != nil {
 		return err
 	}
@@ -31,32 +37,50 @@ func SameBytes(a, b string) error {
 		return err
 	}
 	if sizeA != sizeB {
-		return fmt.Errorf("%s has %d bytes, %s has %d", a, sizeA, b, sizeB)
+		return fmt.Errorf("%s has %d bytes, %s has %d", source, sizeA, replica, sizeB)
 	}
 	bufA, bufB := aligned(1<<20), aligned(1<<20)
-	first, blocks := int64(-1), 0
+	var d difference
 	for off := int64(0); off < sizeA; off += int64(len(bufA)) {
 		n, errA := readAt(fa, bufA, off)
 		m, errB := readAt(fb, bufB, off)
 		if err := errors.Join(errA, errB); err != nil || n != m {
 			return fmt.Errorf("reading at %d: %d and %d bytes: %w", off, n, m, err)
 		}
-		if bytes.Equal(bufA[:n], bufB[:n]) {
-			continue
-		}
-		for i := 0; i < n; i += slotSize {
-			if end := min(i+slotSize, n); !bytes.Equal(bufA[i:end], bufB[i:end]) {
-				blocks++
-				if first < 0 {
-					first = off + int64(i+mismatch(bufA[i:end], bufB[i:end]))
-				}
-			}
-		}
+		d.look(off, bufA[:n], bufB[:n], free)
 	}
-	if blocks > 0 {
-		return fmt.Errorf("%s and %s differ in %d blocks, first at byte %d", a, b, blocks, first)
+	if d.blocks > 0 {
+		return fmt.Errorf("%s and %s differ in %d blocks, first at byte %d: %s", source, replica, d.blocks, d.first, d.sides)
 	}
 	return nil
+}
+
+// difference is where two disks are not the same.
+type difference struct {
+	blocks int    // of 4 KiB
+	first  int64  // byte
+	sides  string // what both hold there
+}
+
+// look compares what both disks hold at off.
+func (d *difference) look(off int64, a, b []byte, free *block.Set) {
+	if bytes.Equal(a, b) {
+		return
+	}
+	for i := 0; i < len(a); i += slotSize {
+		for j := i; j < min(i+slotSize, len(a)); j += block.SectorSize {
+			x, y := a[j:j+block.SectorSize], b[j:j+block.SectorSize]
+			where := block.Extent{Off: off + int64(j), Len: block.SectorSize}
+			if bytes.Equal(x, y) || free.Covers(where) && block.IsZero(y) {
+				continue
+			}
+			if d.blocks++; d.blocks == 1 {
+				at := mismatch(x, y)
+				d.first, d.sides = where.Off+int64(at), fmt.Sprintf("%.32x and %.32x", x[at:], y[at:])
+			}
+			break
+		}
+	}
 }
 
 func readAt(f *os.File, b []byte, off int64) (int, error) {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // Data that lies on a disk before it is protected travels by the initial copy and not
@@ -24,6 +26,34 @@ func Seed(d *Disk, megabytes int) error {
 	}
 	return syncDir(dir)
 }
+
+// Sieve writes this many files smaller than a block of most, and removes every second
+// dozen of them: the holes are larger than what a first copy leaves out at least.
+func (d *Disk) Sieve(files int) error {
+	dir, err := makeDir(d.Mount, "sieve")
+	if err != nil {
+		return err
+	}
+	for n := range files {
+		if err := os.WriteFile(seedPath(dir, n), content(make([]byte, sieved), seedName(d.FS), uint64(n+1)), 0o600); err != nil {
+			return err
+		}
+	}
+	unix.Sync() // else what is removed was never on the disk
+	for n := range files {
+		if !holds(n) {
+			if err := os.Remove(seedPath(dir, n)); err != nil {
+				return err
+			}
+		}
+	}
+	return syncDir(dir)
+}
+
+const sieved = 900 // bytes of one file
+
+// holds says which files stay in the sieve.
+func holds(n int) bool { return n/12%2 == 0 }
 
 // checkSeed finds the same megabytes.
 func checkSeed(root, fs string, megabytes int) error {
