@@ -7,48 +7,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/understudy-dr/understudy/agent/mounts"
 )
 
-// mount is a mounted file system.
-type mount struct {
-	ID    uint64 `json:"id"`    // of the mount, in /proc/self/mountinfo
-	Dev   string `json:"dev"`   // of the file system, major:minor
-	Type  string `json:"type"`  // ext4, xfs, …
-	Point string `json:"point"` // where it is mounted
-
-	source   string // /dev/sda1, or whatever the file system calls it
-	readOnly bool
-}
-
-// String names the mount to an operator.
-func (m mount) String() string { return fmt.Sprintf("%s on %s", m.Type, m.Point) }
-
-// parseMounts reads a mountinfo table: id, parent, major:minor, root, mount point,
-// options, optional fields up to a dash, type, source, super block's options.
-func parseMounts(mountinfo string) []mount {
-	var mounts []mount
-	for line := range strings.Lines(mountinfo) {
-		head, tail, ok := strings.Cut(line, " - ")
-		h, t := strings.Fields(head), strings.Fields(tail)
-		if !ok || len(h) < 6 || len(t) < 3 {
-			continue
-		}
-		id, err := strconv.ParseUint(h[0], 10, 64)
-		if err != nil {
-			continue
-		}
-		mounts = append(mounts, mount{ID: id, Dev: h[2], Type: t[0], Point: plain(h[4]), source: plain(t[1]),
-			readOnly: slices.Contains(strings.Split(t[2], ","), "ro")})
-	}
-	return mounts
-}
-
-// plain undoes the kernel's octal escapes of blanks and the like.
-var plain = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`, `\043`, "#").Replace
+// mount is a mounted file system that can be frozen.
+type mount struct{ mounts.Mount }
 
 // open opens the mount point and makes sure that it shows this mount, and not one that
 // lies over it.
@@ -89,11 +56,14 @@ type host struct {
 
 // thisHost looks at this machine.
 func thisHost() (*host, error) {
-	table, err := os.ReadFile("/proc/self/mountinfo")
+	table, err := mounts.Table()
 	if err != nil {
 		return nil, err
 	}
-	h := &host{mounts: parseMounts(string(table)), loops: map[string]string{}, above: devicesAbove}
+	h := &host{loops: map[string]string{}, above: devicesAbove}
+	for _, m := range table {
+		h.mounts = append(h.mounts, mount{m})
+	}
 	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	if err != nil {
 		return nil, err
@@ -142,36 +112,7 @@ func devicesAbove(dev string) ([]string, error) {
 		}
 		found = append(found, more...)
 	}
-	return withBtrfs(found), nil
-}
-
-// withBtrfs adds the other devices of each btrfs that has one of these: its mount names
-// any of them.
-func withBtrfs(devices []string) []string {
-	systems, _ := filepath.Glob("/sys/fs/btrfs/*/devices") // the pattern is sound
-	for _, dir := range systems {
-		var own []string
-		links, _ := filepath.Glob(filepath.Join(dir, "*", "dev"))
-		for _, l := range links {
-			if dev, err := os.ReadFile(l); err == nil {
-				own = append(own, strings.TrimSpace(string(dev)))
-			}
-		}
-		if slices.ContainsFunc(own, func(d string) bool { return slices.Contains(devices, d) }) {
-			devices = append(slices.Clip(devices), own...)
-		}
-	}
-	return devices
-}
-
-// device is where the file system lies: its own number, or that of its source where the
-// number is made up, as btrfs does.
-func (m mount) device() string {
-	var st unix.Stat_t
-	if !strings.HasPrefix(m.Dev, "0:") || !filepath.IsAbs(m.source) || unix.Stat(m.source, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
-		return m.Dev
-	}
-	return fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
+	return mounts.WithSiblings(found), nil
 }
 
 // freezable lists what must be frozen for these disks, in an order that cannot lock up:
@@ -195,7 +136,7 @@ func (h *host) freezable(disks []string, late []string) ([]mount, error) {
 			devices[d] = true
 		}
 		for _, m := range h.mounts {
-			if devices[m.device()] && level[m.Dev] == 0 {
+			if devices[m.Device()] && level[m.Dev] == 0 {
 				level[m.Dev] = 1
 			}
 		}
@@ -227,7 +168,7 @@ func (h *host) sink(level map[string]int) error {
 				return err
 			}
 			for _, m := range h.mounts {
-				if level[m.Dev] > 0 && level[m.Dev] <= level[on] && m.Dev != on && slices.Contains(above, m.device()) {
+				if level[m.Dev] > 0 && level[m.Dev] <= level[on] && m.Dev != on && slices.Contains(above, m.Device()) {
 					level[m.Dev], changed = level[on]+1, true
 				}
 			}
@@ -252,7 +193,7 @@ func (h *host) order(level map[string]int, late []string) ([]mount, error) {
 	chosen := map[string]bool{}
 	hidden := map[string]error{}
 	for _, m := range h.mounts {
-		if level[m.Dev] == 0 || chosen[m.Dev] || m.readOnly {
+		if level[m.Dev] == 0 || chosen[m.Dev] || m.ReadOnly() {
 			continue
 		}
 		fd, err := m.open()
@@ -293,7 +234,7 @@ func (h *host) unknown(devices map[string]bool) error {
 		if err != nil || len(above) > 1 {
 			continue
 		}
-		if slices.ContainsFunc(h.mounts, func(m mount) bool { return m.device() == dev }) {
+		if slices.ContainsFunc(h.mounts, func(m mount) bool { return m.Device() == dev }) {
 			continue
 		}
 		link, err := filepath.EvalSymlinks("/sys/dev/block/" + dev)

@@ -136,14 +136,3 @@ func TestReadOnlyAndBtrfs(t *testing.T) {
 		t.Errorf("read-only: %q, %v", got, err)
 	}
 }
-
-func TestMountinfo(t *testing.T) {
-	const table = `25 30 0:23 / /sys rw,nosuid shared:7 - sysfs sysfs rw
-30 1 8:1 / /mnt/with\040blank rw,relatime shared:1 master:2 - ext4 /dev/sda1 ro,errors=remount-ro
-broken line
-`
-	got := parseMounts(table)
-	if len(got) != 2 || got[1].Point != "/mnt/with blank" || !got[1].readOnly || got[0].readOnly || got[1].ID != 30 || got[1].Dev != "8:1" {
-		t.Errorf("%+v", got)
-	}
-}

@@ -56,7 +56,7 @@ import (
 
 // pollEvery is how often the ring is looked at while much is written: wakeups from the
 // kernel cost more than half of the throughput, two milliseconds of latency cost nothing.
-// Else it is left alone for up to pollSlack times as long (see capture.Pace).
+// Else it is left alone for up to pollSlack times as long (see capture.Pauses).
 const (
 	pollEvery = 2 * time.Millisecond
 	pollSlack = 5
@@ -139,9 +139,9 @@ type Pipeline struct {
 	clock    clock
 	pressed  bool   // an eighth of the ring was not taken when the last frame was closed
 	ring     uint64 // its size, bytes; zero until the first frame is closed
-	pace     capture.Pace
+	pauses   capture.Pauses
 	captured int64
-	paced    int64 // captured when the last pause began
+	paused   int64 // captured when the last pause began
 	rate     rate
 	status   atomic.Pointer[desired.Protection]
 	epochsMu sync.Mutex
@@ -179,7 +179,7 @@ func New(c Config) *Pipeline {
 		gens: generations{maps: c.Source}, where: c.Journal.SpillExtents, disks: map[block.DiskID]*disk{}, phase: desired.PhaseEnabling,
 		epochs: map[frame.Reason]int{},
 	}
-	p.pace = capture.Pace{Least: c.Poll, Most: pollSlack * c.Poll}
+	p.pauses = capture.Pauses{Least: c.Poll, Most: pollSlack * c.Poll}
 	if c.Frame > 0 {
 		p.w.target = c.Frame
 	}
@@ -236,8 +236,8 @@ var now = func() <-chan time.Time { c := make(chan time.Time); close(c); return 
 func (p *Pipeline) wait(ctx context.Context, busy bool) (stop bool, err error) {
 	next := now
 	if !busy {
-		next = time.After(p.pace.Next(p.captured-p.paced, p.ring))
-		p.paced = p.captured
+		next = time.After(p.pauses.Next(p.captured-p.paused, p.ring))
+		p.paused = p.captured
 	}
 	for {
 		select {

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/understudy-dr/understudy/agent/mounts"
 	"github.com/understudy-dr/understudy/pkg/block"
 )
 
@@ -66,7 +67,7 @@ func fsmap(ctx context.Context, fd int, p part) (*block.Set, error) {
 }
 
 func (r fsmapRecord) addFree(free *block.Set, p part) error {
-	if deviceOf(uint64(r.device)) != p.dev {
+	if mounts.Number(uint64(r.device)) != p.dev {
 		return errors.New("GETFSMAP: it lies on several devices")
 	}
 	if r.flags&fsmapSpecialOwner == 0 || r.owner != fsmapOwnerFree {

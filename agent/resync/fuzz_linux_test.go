@@ -7,26 +7,6 @@ import (
 	"github.com/understudy-dr/understudy/pkg/fuzztest"
 )
 
-// FuzzMounts reads the kernel's table of mounts, in which paths and sources are
-// anybody's. Limit: 32 times the input and 4 KiB. A mount that is found lies on one of
-// the disk's partitions.
-func FuzzMounts(f *testing.F) {
-	f.Add("36 35 8:1 / /mnt rw,noatime - ext4 /dev/sda1 rw,errors=remount-ro\n")
-	f.Add("36 35 8:1 / /a\\040b\\134 rw shared:1 master:2 - xfs /dev/sda1 rw,logdev=/dev/sdb\n36 35 8:1 / /c rw - xfs x y\n")
-	f.Add("36 35 8:1 / /mnt\\0 rw - - - -\n - \n\\777 \\")
-	f.Fuzz(func(t *testing.T, s string) {
-		fuzztest.Bounded(t, 32*len(s)+4<<10, func() { _, _, _ = parseMount(s) })
-		if m, dev, ok := parseMount(s); ok && (m.fs == "" || dev == "") {
-			t.Errorf("%q is %+v on %q", s, m, dev)
-		} else if ok {
-			_ = m.understood()
-		}
-		if len(unescape(s)) > len(s) {
-			t.Errorf("%q grows to %q", s, unescape(s))
-		}
-	})
-}
-
 // FuzzFree takes any record of GETFSMAP. Limit: 4 KiB. What it makes free lies within
 // the partition that was asked.
 func FuzzFree(f *testing.F) {

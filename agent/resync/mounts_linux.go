@@ -12,16 +12,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/understudy-dr/understudy/agent/mounts"
 	"github.com/understudy-dr/understudy/pkg/block"
 )
 
 // mount is a mounted file system that lies directly on the disk or on a partition.
 type mount struct {
-	part   part
-	fs     string // "ext4", "xfs", …
-	point  string
-	source string // "/dev/sda1", or whatever the file system calls it
-	super  string // options of the super block
+	mounts.Mount
+	part part
 	// between is called between asking for free space and syncing; for tests.
 	between func()
 }
@@ -41,11 +39,11 @@ func (d *linuxDevice) mounts() ([]mount, error) {
 	if err != nil {
 		return nil, err
 	}
-	raw, err := os.ReadFile("/proc/self/mountinfo")
+	table, err := mounts.Table()
 	if err != nil {
 		return nil, err
 	}
-	found := onParts(string(raw), parts)
+	found := onParts(table, parts)
 	slices.SortFunc(found, func(a, b mount) int { return cmp.Compare(a.part.Off, b.part.Off) })
 	for i := range found {
 		found[i].between = d.between
@@ -53,57 +51,28 @@ func (d *linuxDevice) mounts() ([]mount, error) {
 	return found, nil
 }
 
-// onParts finds in a mountinfo table the file systems on the given parts. Of several
-// mounts of one file system the first that can be opened serves: the others may lie
-// hidden under something mounted on top.
-func onParts(mountinfo string, parts []part) []mount {
+// onParts finds in a table of mounts the file systems on the given parts.
+func onParts(table []mounts.Mount, parts []part) []mount {
 	var found []mount
-	for line := range strings.Lines(mountinfo) {
-		m, dev, ok := parseMount(line)
-		if !ok {
-			continue
-		}
-		i := slices.IndexFunc(parts, func(p part) bool { return p.dev == dev })
-		if i < 0 {
-			continue
-		}
-		m.part = parts[i]
-		same := slices.IndexFunc(found, func(o mount) bool { return o.part.dev == dev })
-		switch {
-		case same < 0:
-			found = append(found, m)
-		case !found[same].visible():
-			found[same] = m
+	for _, m := range table {
+		if i := slices.IndexFunc(parts, func(p part) bool { return p.dev == m.Dev }); i >= 0 {
+			found = once(found, mount{Mount: m, part: parts[i]})
 		}
 	}
 	return found
 }
 
-// parseMount reads a line of mountinfo: id, parent, major:minor, root, mount point,
-// options, optional fields up to a dash, type, source, super block's options.
-func parseMount(line string) (m mount, dev string, ok bool) {
-	head, tail, cut := strings.Cut(line, " - ")
-	h, t := strings.Fields(head), strings.Fields(tail)
-	if !cut || len(h) < 6 || len(t) < 3 {
-		return m, "", false
+// once adds a mount to those found. Of several mounts of one file system the first that
+// can be opened serves: the others may lie hidden under something mounted on top.
+func once(found []mount, m mount) []mount {
+	same := slices.IndexFunc(found, func(o mount) bool { return o.Dev == m.Dev })
+	switch {
+	case same < 0:
+		return append(found, m)
+	case !found[same].visible():
+		found[same] = m
 	}
-	return mount{fs: t[0], point: unescape(h[4]), source: unescape(t[1]), super: t[2]}, h[2], true
-}
-
-// unescape undoes the kernel's \ooo for blanks and the like in paths.
-func unescape(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if v, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(v))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
+	return found
 }
 
 // parts lists a disk and its partitions by their place in sysfs.
@@ -144,10 +113,10 @@ func number(dir, file string) (int64, error) {
 
 // understood says why the file system's word on free space cannot be taken, or nil.
 func (m mount) understood() error {
-	if m.fs != "ext4" && m.fs != "xfs" {
+	if m.Type != "ext4" && m.Type != "xfs" {
 		return errors.New("its free space is not understood")
 	}
-	for opt := range strings.SplitSeq(m.super, ",") {
+	for opt := range strings.SplitSeq(m.Options, ",") {
 		if strings.HasPrefix(opt, "logdev=") || strings.HasPrefix(opt, "rtdev=") || strings.HasPrefix(opt, "journal_path=") || strings.HasPrefix(opt, "journal_dev=") {
 			return fmt.Errorf("it lies on several devices (%s)", opt)
 		}
@@ -158,7 +127,7 @@ func (m mount) understood() error {
 // open opens the file system's mount point, and makes sure that it is this one and
 // not something mounted over it.
 func (m mount) open() (int, error) {
-	fd, err := unix.Open(m.point, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOATIME, 0)
+	fd, err := unix.Open(m.Point, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOATIME, 0)
 	if err != nil {
 		return -1, err
 	}
@@ -172,11 +141,11 @@ func (m mount) open() (int, error) {
 // shows reports whether an open file is of this mount.
 func (m mount) shows(fd int) bool {
 	var st unix.Stat_t
-	if unix.Fstat(fd, &st) == nil && deviceOf(st.Dev) == m.part.dev {
+	if unix.Fstat(fd, &st) == nil && mounts.Number(st.Dev) == m.Dev {
 		return true
 	}
 	var fs unix.Statfs_t // a subvolume of btrfs has a device number of its own
-	return m.fs == "btrfs" && unix.Fstatfs(fd, &fs) == nil && fs.Type == unix.BTRFS_SUPER_MAGIC
+	return m.Type == "btrfs" && unix.Fstatfs(fd, &fs) == nil && fs.Type == unix.BTRFS_SUPER_MAGIC
 }
 
 func (m mount) visible() bool {
@@ -193,7 +162,5 @@ func (m mount) name(fd int) (string, error) {
 	if err := unix.Fstatfs(fd, &st); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s@%d+%d:%x.%x/%d", m.fs, m.part.Off, m.part.Len, uint32(st.Fsid.Val[0]), uint32(st.Fsid.Val[1]), st.Blocks), nil
+	return fmt.Sprintf("%s@%d+%d:%x.%x/%d", m.Type, m.part.Off, m.part.Len, uint32(st.Fsid.Val[0]), uint32(st.Fsid.Val[1]), st.Blocks), nil
 }
-
-func deviceOf(dev uint64) string { return fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev)) }

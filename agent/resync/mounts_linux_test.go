@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/understudy-dr/understudy/agent/mounts"
 	"github.com/understudy-dr/understudy/pkg/block"
 )
 
@@ -21,18 +22,18 @@ func TestMountsOnParts(t *testing.T) {
 		{"8:2", block.Extent{Off: 2 << 20, Len: 4 << 20}}, {"8:3", block.Extent{Off: 6 << 20, Len: 4 << 20}}, {"8:17", block.Extent{Off: 1 << 20, Len: 1 << 20}}}
 	type want struct{ fs, point, refused string }
 	wants := []want{{"ext4", "/bind", ""}, {"vfat", "/boot/efi", "not understood"}, {"xfs", `/srv/with blank\`, "several devices"}}
-	got := onParts(mountTable, parts)
+	got := onParts(mounts.Parse(mountTable), parts)
 	if len(got) != len(wants) {
 		t.Fatalf("found %+v", got)
 	}
 	for i, w := range wants {
 		m := got[i]
-		if m.fs != w.fs || (m.point != w.point && m.point != "/") {
+		if m.Type != w.fs || (m.Point != w.point && m.Point != "/") {
 			t.Errorf("mount %d is %+v, want %+v", i, m, w)
 		}
 		err := m.understood()
 		if (err == nil) != (w.refused == "") || err != nil && !strings.Contains(err.Error(), w.refused) {
-			t.Errorf("%s on %s: %v, want %q", m.fs, m.point, err, w.refused)
+			t.Errorf("%s on %s: %v, want %q", m.Type, m.Point, err, w.refused)
 		}
 	}
 	if got[0].part.Off != 2<<20 {

@@ -4,13 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/understudy-dr/understudy/agent/mounts"
 )
 
 // Sync has everybody who keeps something in memory that belongs on the disk write it:
@@ -25,13 +26,13 @@ func (d *linuxDevice) Sync(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	table, err := os.ReadFile("/proc/self/mountinfo")
+	table, err := mounts.Table()
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, m := range mountsOn(string(table), withSiblings(stack)) {
-		errs = append(errs, patiently(ctx, m.fs+" on "+m.point, m.sync))
+	for _, m := range mountsOn(table, mounts.WithSiblings(stack)) {
+		errs = append(errs, patiently(ctx, m.String(), m.sync))
 	}
 	for _, dev := range slices.Backward(stack) {
 		errs = append(errs, patiently(ctx, "device "+dev, func() error { return syncDevice(dev) }))
@@ -67,61 +68,15 @@ func devicesOn(sysfs string) ([]string, error) {
 	return found, nil
 }
 
-// withSiblings adds the other devices of each btrfs that has one of these: its mount
-// names any of them.
-func withSiblings(devices []string) []string {
-	all := slices.Clone(devices)
-	systems, _ := filepath.Glob("/sys/fs/btrfs/*/devices") // the pattern is sound
-	for _, dir := range systems {
-		var own []string
-		links, _ := filepath.Glob(filepath.Join(dir, "*", "dev"))
-		for _, l := range links {
-			if dev, err := os.ReadFile(l); err == nil {
-				own = append(own, strings.TrimSpace(string(dev)))
-			}
-		}
-		if slices.ContainsFunc(own, func(dev string) bool { return slices.Contains(devices, dev) }) {
-			all = append(all, own...)
-		}
-	}
-	return all
-}
-
-// mountsOn finds in a mountinfo table what is mounted from one of the devices: by the
-// mount's own number, or by its source where that number is made up, as btrfs does. Of
-// each file system there is one mount, if possible one that can be opened.
-func mountsOn(mountinfo string, devices []string) []mount {
+// mountsOn finds in a table of mounts what is mounted from one of the devices.
+func mountsOn(table []mounts.Mount, devices []string) []mount {
 	var found []mount
-	for line := range strings.Lines(mountinfo) {
-		m, dev, ok := parseMount(line)
-		if !ok {
-			continue
-		}
-		m.part.dev = dev
-		if strings.HasPrefix(dev, "0:") {
-			dev = deviceAt(m.source)
-		}
-		if !slices.Contains(devices, dev) {
-			continue
-		}
-		same := slices.IndexFunc(found, func(o mount) bool { return o.part.dev == m.part.dev })
-		switch {
-		case same < 0:
-			found = append(found, m)
-		case !found[same].visible():
-			found[same] = m
+	for _, m := range table {
+		if slices.Contains(devices, m.Device()) {
+			found = once(found, mount{Mount: m})
 		}
 	}
 	return found
-}
-
-// deviceAt is the number of the block device at a path, empty if there is none.
-func deviceAt(path string) string {
-	var st unix.Stat_t
-	if !filepath.IsAbs(path) || unix.Stat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
-		return ""
-	}
-	return deviceOf(st.Rdev)
 }
 
 // sync writes out the file system. One that is hidden under another mount, or has gone,
@@ -143,7 +98,7 @@ func syncDevice(dev string) error {
 		return nil //nolint:nilerr // it has gone
 	}
 	node := "/dev/" + strings.ReplaceAll(filepath.Base(sysfs), "!", "/")
-	if deviceAt(node) != dev {
+	if mounts.DeviceAt(node) != dev {
 		return nil
 	}
 	fd, err := unix.Open(node, unix.O_RDONLY|unix.O_CLOEXEC, 0)

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/understudy-dr/understudy/agent/mounts"
 )
 
 // holds reports whether the disk itself holds these bytes, wherever.
@@ -82,8 +84,8 @@ func TestSyncReachesWhateverLiesOnTheDisk(t *testing.T) {
 // the disk is left out.
 func TestMountsOnDevices(t *testing.T) {
 	var points []string
-	for _, m := range mountsOn(mountTable, []string{"8:2", "8:17"}) {
-		points = append(points, m.point)
+	for _, m := range mountsOn(mounts.Parse(mountTable), []string{"8:2", "8:17"}) {
+		points = append(points, m.Point)
 	}
 	if got := strings.Join(points, " "); got != `/bind /srv/with blank\` && got != `/ /srv/with blank\` {
 		t.Errorf("mounts at %s", got)

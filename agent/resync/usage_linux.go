@@ -31,7 +31,7 @@ func (d *linuxDevice) Usage(ctx context.Context) (Usage, error) {
 			return u, ctx.Err()
 		}
 		if err != nil {
-			u.Whole = append(u.Whole, fmt.Sprintf("%s on %s: %v", m.fs, m.point, err))
+			u.Whole = append(u.Whole, fmt.Sprintf("%s: %v", m, err))
 			continue
 		}
 		u.Free.Union(v.free)

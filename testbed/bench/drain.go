@@ -77,7 +77,7 @@ func (d *drain) run(ctx context.Context, data bool) error {
 	if err != nil {
 		return err
 	}
-	pace, paced := capture.Pace{Least: pollEvery, Most: pollSlack * pollEvery}, int64(0)
+	pauses, taken := capture.Pauses{Least: pollEvery, Most: pollSlack * pollEvery}, int64(0)
 	for ctx.Err() == nil {
 		more, lost, err := c.take()
 		if err != nil {
@@ -90,8 +90,8 @@ func (d *drain) run(ctx context.Context, data bool) error {
 				return err
 			}
 		case !more:
-			time.Sleep(pace.Next(c.taken-paced, h.RingBytes))
-			paced = c.taken
+			time.Sleep(pauses.Next(c.taken-taken, h.RingBytes))
+			taken = c.taken
 		}
 	}
 	return nil

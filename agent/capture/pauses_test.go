@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-func TestPace(t *testing.T) {
+func TestPauses(t *testing.T) {
 	const ms, mib = time.Millisecond, 1 << 20
 	settle := func(rate float64, ring uint64) time.Duration { // bytes a second
-		p := Pace{Least: 2 * ms, Most: 10 * ms}
+		p := Pauses{Least: 2 * ms, Most: 10 * ms}
 		d := p.Next(0, ring)
 		for range 20 {
 			d = p.Next(int64(rate*d.Seconds()), ring)
@@ -33,7 +33,7 @@ func TestPace(t *testing.T) {
 			t.Errorf("%s is polled every %s, want %s to %s", c.what, d, c.from, c.upto)
 		}
 	}
-	p := Pace{Least: 2 * ms, Most: 10 * ms}
+	p := Pauses{Least: 2 * ms, Most: 10 * ms}
 	if first := p.Next(0, 64*mib); first != 2*ms {
 		t.Errorf("the first pause is %s", first)
 	}
