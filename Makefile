@@ -13,7 +13,7 @@ RACE = ./pkg/... ./agent/journal/... ./agent/ship/... ./agent/pipeline/... ./con
 SHELL = /bin/bash
 .SHELLFLAGS = -o pipefail -c
 
-.PHONY: all build test race fuzz lint check generate crossbuild packages demo bench bench-quick microbench testbed testbed-short guest-load simulate clean
+.PHONY: all build test race fuzz lint check generate crossbuild packages demo bench bench-quick microbench testbed testbed-short guest-load matrix simulate clean
 
 all: build
 
@@ -91,7 +91,7 @@ microbench:
 testbed: build guest-load
 	scripts/setup.sh test
 	scripts/setup.sh testbed
-	$(GO) test -count 1 -p 1 -timeout 60m -tags testbed ./testbed ./testbed/guest/...
+	$(GO) test -count 1 -p 1 -timeout 4h -tags testbed ./testbed ./testbed/guest/...
 
 # What guests of the testbed are busy with; their images are in .cache/guests.
 guest-load:
@@ -102,6 +102,13 @@ testbed-short: build
 	scripts/setup.sh test
 	scripts/setup.sh testbed
 	$(GO) test -count 1 -short -timeout 20m -tags testbed -run '^($(SHORT))$$' -v ./testbed | grep -E '^(---|ok|FAIL|panic|    [a-z_]+_test.go)'
+
+# Kernels, buses and what disks are made of: each a guest that is protected, recovered and
+# judged, four minutes or so. The page is testbed/MATRIX.md. ONLY=PATTERN tries some.
+matrix: build guest-load
+	scripts/setup.sh test
+	scripts/setup.sh testbed
+	$(GO) test -count 1 -timeout 3h -tags testbed -run 'TestMatrix$(if $(ONLY),/$(ONLY))' -v ./testbed
 
 # Random lives of a machine, its relays and its vault in fake time, and the mutants that
 # must be caught; what was reached goes to testbed/out/sim.json. See testbed/sim/README.md.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,10 +19,37 @@ import (
 )
 
 // guestRig is a rig whose machine is a real one: it boots, and can lose its power. Its
-// data disk is protected, by an agent that its init starts, and a workload writes to it.
+// disks are protected, by an agent that its init starts, and a workload writes to them.
 type guestRig struct {
 	*rig
+	kind  guestKind
 	guest *guest.Guest
+	bin   string
+}
+
+// guestKind is what a guest is made of.
+type guestKind struct {
+	recipe guest.Recipe
+	disks  []guest.Disk // protected
+	nodes  []string     // what the guest calls them, /dev/vdb
+	make   string       // makes file systems and mounts them
+	data   []string     // what the workload writes to, NAME=FS=MOUNT
+	pause  time.Duration
+	quiet  bool         // the workload is not started
+	plain  bool         // the agent has its own budgets, not small ones
+	others []guest.Disk // not protected, behind the others
+	cable  string       // to another guest
+}
+
+// oneDisk has an ext4 on a data disk.
+func oneDisk() guestKind {
+	return guestKind{
+		disks: []guest.Disk{{Name: "data", Size: 256 * mib}}, nodes: []string{"/dev/vdb"},
+		make: `mkfs.ext4 -q -L data /dev/vdb; mkdir -p /srv/data
+echo 'LABEL=data /srv/data ext4 defaults 0 2' >>/etc/fstab
+mount /srv/data`,
+		data: []string{"data=ext4=/srv/data"}, pause: 150 * time.Millisecond,
+	}
 }
 
 const guestSeed = 8 // megabytes
@@ -30,11 +58,9 @@ const guestSeed = 8 // megabytes
 // machine's applications do for what runs at its boot: what is written before the
 // capture is back costs a resync either way.
 const guestUnits = `
-mkdir -p /srv/data
-echo 'LABEL=data /srv/data ext4 defaults 0 2' >>/etc/fstab
 cat >/etc/systemd/system/agent.service <<END
 [Service]
-ExecStart=/usr/local/bin/understudy-agent run --transport tcp --spill-bytes 67108864 --memory-bytes 33554432 --ring-bytes 33554432
+ExecStart=/usr/local/bin/understudy-agent run --transport tcp %s
 Restart=always
 RestartSec=1
 StandardError=append:/var/log/agent.log
@@ -43,32 +69,71 @@ WantedBy=multi-user.target
 END
 cat >/etc/systemd/system/load.service <<END
 [Unit]
-RequiresMountsFor=/srv/data
+RequiresMountsFor=%s
 After=agent.service
 [Service]
-ExecStart=/usr/local/bin/load -ledger ` + guest.LinesPort + ` -seed 8 -pause 150ms data=ext4=/srv/data
+ExecStart=/usr/local/bin/load -ledger ` + guest.LinesPort + ` -seed 8 -pause %s %s
 StandardError=append:/var/log/load.log
 [Install]
 WantedBy=multi-user.target
 END
-mkfs.ext4 -q -L data /dev/vdb
 systemctl daemon-reload
-systemctl enable -q agent load
+systemctl enable -q %s
 sync # or the units are empty after a power cut, which systemd takes for masked
-mount /srv/data
-systemctl start load
 `
 
-// protectedGuest is a guest with its data disk protected and its workload going on.
-func protectedGuest(t *testing.T) *guestRig {
+func (k guestKind) units() string {
+	var mounts []string
+	for _, d := range k.data {
+		mounts = append(mounts, d[strings.LastIndex(d, "=")+1:])
+	}
+	budget, atBoot := "--spill-bytes 67108864 --memory-bytes 33554432 --ring-bytes 33554432", "agent load"
+	if k.plain {
+		budget = ""
+	}
+	if k.quiet {
+		atBoot = "agent"
+	}
+	return fmt.Sprintf(guestUnits, budget, strings.Join(mounts, " "), k.pause, strings.Join(k.data, " "), atBoot)
+}
+
+// protectedGuest is a guest with its disks protected and its workload going on.
+func protectedGuest(t *testing.T, k guestKind) *guestRig {
+	t.Helper()
+	r := bootGuest(t, k)
+	ctx := t.Context()
+	r.run(k.make)
+	r.run(k.units())
+	if !k.quiet {
+		r.run("systemctl start load")
+	}
+	token, err := r.site.Token(ctx)
+	r.must(err)
+	identity := r.run(fmt.Sprintf("understudy-agent enrol --server %s --token %s >&2; systemctl start agent; cat /var/lib/understudy-agent/identity.json", inGuest(r.site.API), token))
+	r.machine, err = r.site.NewRemote("guest", []byte(identity))
+	r.must(err)
+	for i, d := range k.disks {
+		r.disks = append(r.disks, &lab.Disk{Name: d.Name, Device: k.nodes[i]})
+	}
+	if len(k.data) == 1 { // the one disk bears the one file system: it can be judged here
+		r.disks[0].FS = strings.Split(k.data[0], "=")[1]
+	}
+	r.must(r.machine.SetRPO(ctx, 3*time.Second))
+	r.must(r.machine.Protect(ctx, r.disks...))
+	r.untilProtected()
+	return r
+}
+
+// bootGuest is a guest with the programs in it, and a control plane that it can reach.
+func bootGuest(t *testing.T, k guestKind) *guestRig {
 	t.Helper()
 	ctx := t.Context()
-	image, err := guest.Build(ctx, guest.Recipe{})
+	image, err := guest.Build(ctx, k.recipe)
 	if err != nil {
 		t.Fatal(err)
 	}
-	bin := binaries(t)
-	if _, err := os.Stat(filepath.Join(bin, "guest-load")); err != nil {
+	r := &guestRig{kind: k, bin: binaries(t)}
+	if _, err := os.Stat(filepath.Join(r.bin, "guest-load")); err != nil {
 		t.Fatalf("%v: run make guest-load, or make testbed", err)
 	}
 	l, err := lab.New(ctx)
@@ -76,29 +141,19 @@ func protectedGuest(t *testing.T) *guestRig {
 		t.Fatal(err)
 	}
 	l.CloseOnSignal()
-	r := &guestRig{rig: &rig{Lab: l, t: t, patience: 5}}
+	r.rig = &rig{Lab: l, t: t, patience: 5}
 	t.Cleanup(r.close)
-	r.site, err = l.NewSite(ctx, bin)
+	r.site, err = l.NewSite(ctx, r.bin)
 	r.must(err)
 	r.site.Advertise(inGuest(r.site.Relay))
 	r.must(r.site.Start(ctx))
-	r.guest, err = guest.Boot(ctx, l, guest.Options{Name: "guest", Image: image,
-		Disks: []guest.Disk{{Name: "data", Size: 256 * mib}}, Reach: []string{r.site.API, r.site.Relay}})
+	r.guest, err = guest.Boot(ctx, l, guest.Options{Name: "guest", Image: image, Disks: slices.Concat(k.disks, k.others), Cable: k.cable, Socket: true,
+		Reach: []string{r.site.API, r.site.Relay}})
 	r.must(err)
 	t.Cleanup(r.logs)
 	r.must(errors.Join(
-		r.guest.Put(ctx, filepath.Join(bin, "understudy-agent"), "/usr/local/bin/understudy-agent"),
-		r.guest.Put(ctx, filepath.Join(bin, "guest-load"), "/usr/local/bin/load")))
-	r.run(guestUnits)
-	token, err := r.site.Token(ctx)
-	r.must(err)
-	identity := r.run(fmt.Sprintf("understudy-agent enrol --server %s --token %s >&2; systemctl start agent; cat /var/lib/understudy-agent/identity.json", inGuest(r.site.API), token))
-	r.machine, err = r.site.NewRemote("guest", []byte(identity))
-	r.must(err)
-	r.disks = []*lab.Disk{{Name: "data", FS: lab.Ext4, Device: "/dev/vdb"}}
-	r.must(r.machine.SetRPO(ctx, 3*time.Second))
-	r.must(r.machine.Protect(ctx, r.disks...))
-	r.untilProtected()
+		r.guest.Put(ctx, filepath.Join(r.bin, "understudy-agent"), "/usr/local/bin/understudy-agent"),
+		r.guest.Put(ctx, filepath.Join(r.bin, "guest-load"), "/usr/local/bin/load")))
 	return r
 }
 

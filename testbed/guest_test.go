@@ -11,7 +11,7 @@ import (
 // maps and the journal in memory. Its points from before stay good; after the start it
 // compares, and new points hold all that was acknowledged in both lives.
 func TestGuestPowerCut(t *testing.T) {
-	r := protectedGuest(t)
+	r := protectedGuest(t, oneDisk())
 	r.verifyFresh()
 	before := r.untilPoint(r.now())
 	promised := r.promisedSince(0)
@@ -33,7 +33,7 @@ func TestGuestPowerCut(t *testing.T) {
 // TestGuestAgentKilledAndNetworkCut: kill -9 of the agent and a network that is dead for
 // a while cost neither a write nor a resync, also where both befall a real machine.
 func TestGuestAgentKilledAndNetworkCut(t *testing.T) {
-	r := protectedGuest(t)
+	r := protectedGuest(t, oneDisk())
 	for range 2 {
 		promised := r.promisedSince(0)
 		r.must(r.guest.Kill9(t.Context(), "understudy-agent"))
@@ -53,4 +53,35 @@ func TestGuestAgentKilledAndNetworkCut(t *testing.T) {
 	r.verifyFresh()
 	r.wantEpoch(1)
 	r.must(r.guest.Shutdown(t.Context()))
+}
+
+// TestGuestBadDays: a slow and lossy network, a full root file system and a clock that
+// jumps befall a protected machine. None of them costs a write or a resync, and the RPO
+// that is shown is one.
+func TestGuestBadDays(t *testing.T) {
+	r := protectedGuest(t, oneDisk())
+	ctx := t.Context()
+	r.must(r.guest.Netem(ctx, "delay 150ms 50ms loss 2%"))
+	r.verifyFresh()
+	r.must(r.guest.Netem(ctx, ""))
+
+	r.must(r.guest.FillDisk(ctx, "/", 0))
+	promised := r.promisedSince(0)
+	r.must(r.guest.Kill9(ctx, "understudy-agent")) // and started again, with no room for anything
+	r.promisedSince(promised)
+	r.verifyFresh()
+	r.run("rm /filler")
+
+	r.must(r.guest.JumpClock(ctx, 2*time.Hour))
+	r.wantEvent("clock")
+	r.verifyFresh()
+	r.must(r.guest.CutNetwork(ctx))
+	r.live(20 * time.Second)
+	if rpo := r.view().Status.RPO; rpo == nil || *rpo < 15 || *rpo > 120 {
+		t.Errorf("with its clock two hours ahead, 20 s after its last word, the machine's RPO is shown as %v", rpo)
+	}
+	r.must(r.guest.RestoreNetwork(ctx))
+	r.verifyFresh()
+	r.wantEpoch(1)
+	r.must(r.guest.Shutdown(ctx))
 }

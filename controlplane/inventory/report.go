@@ -103,7 +103,7 @@ func clockEvent(m Machine, r desired.Report, now time.Time) (desired.Event, bool
 	case before == nil && after != nil:
 		return desired.Event{Time: now, Type: "clock", Severity: desired.Warning,
 			Message: fmt.Sprintf("machine %s: %s", r.Host.Hostname, skew(r.Time, now)),
-			Remedy:  "set the wrong clock right; times of recovery points are the machine's, and the RPO shown is off by as much"}, true
+			Remedy:  "set the wrong clock right; times of recovery points are the machine's; the RPO shown allows for it"}, true
 	case before != nil && after == nil:
 		return desired.Event{Time: now, Type: "clock", Severity: desired.Info,
 			Message: fmt.Sprintf("machine %s: its clock and the control plane's agree again", r.Host.Hostname)}, true

@@ -78,8 +78,7 @@ type Status struct {
 func Derive(f Facts) Status {
 	s := Status{State: state(f), Contact: contact(f)}
 	if !f.Replication.PointTime.IsZero() {
-		// A machine's clock ahead of ours must not show as an RPO below zero.
-		age := max(0, f.Now.Sub(f.Replication.PointTime)).Seconds()
+		age := max(0, f.Now.Add(f.skew()).Sub(f.Replication.PointTime)).Seconds()
 		s.RPO = &age
 	}
 	if p := f.Report.Protection; p != nil && (s.State == InitialReplication || s.State == Resync) {
@@ -90,6 +89,21 @@ func Derive(f Facts) Status {
 	}
 	s.Message = message(f, s)
 	return s
+}
+
+// skew is how far the machine's clock, which its points bear, is ahead of ours: one ahead
+// would make the newest point look fresh for ever. A report that was long on its way looks
+// like a clock behind, and correcting that would make points look fresher than they are:
+// only what no way takes is believed.
+func (f Facts) skew() time.Duration {
+	if f.Reported.IsZero() || f.Report.Time.IsZero() {
+		return 0
+	}
+	d := f.Report.Time.Sub(f.Reported)
+	if d < 0 && d > -desired.MaxSkew {
+		return 0
+	}
+	return d
 }
 
 func state(f Facts) State {

@@ -117,9 +117,22 @@ func TestDeriveRPO(t *testing.T) {
 	if s := Derive(facts(never)); s.RPO != nil {
 		t.Errorf("%v s, want none", *s.RPO)
 	}
-	ahead := func(f *Facts) { f.Replication.PointTime = noon.Add(time.Hour) }
-	if s := Derive(facts(ahead)); s.RPO == nil || *s.RPO != 0 {
-		t.Errorf("a machine whose clock is ahead: %v, want 0", s.RPO)
+	for name, c := range map[string]struct {
+		clock, age time.Duration // of the machine against ours; of its newest point
+		want       float64
+	}{
+		"ahead":                          {2 * time.Hour, 40 * time.Second, 40},
+		"a little ahead":                 {10 * time.Second, 40 * time.Second, 40},
+		"behind":                         {-2 * time.Hour, 40 * time.Second, 40},
+		"a report that was on its way":   {-10 * time.Second, 40 * time.Second, 50}, // or a clock behind: rather too old than too fresh
+		"ahead, and the point is of now": {time.Hour, -time.Second, 0},
+	} {
+		s := Derive(facts(func(f *Facts) {
+			f.Report.Time, f.Replication.PointTime = f.Reported.Add(c.clock), f.Now.Add(c.clock-c.age)
+		}))
+		if s.RPO == nil || *s.RPO != c.want {
+			t.Errorf("a clock %s: %v, want %v", name, *s.RPO, c.want)
+		}
 	}
 	silent := func(f *Facts) {
 		f.Reported, f.Replication.Connected, f.Replication.PointTime = noon.Add(-time.Hour), false, noon.Add(-time.Hour)

@@ -50,6 +50,10 @@ type Options struct {
 	// Reach are addresses of the host's loopback, 127.0.0.1:PORT, that the guest finds
 	// at Host:PORT, by TCP: a control plane's.
 	Reach []string
+	// Cable joins the second network cards, eth1, of two guests: both name one address of
+	// the host's loopback, 127.0.0.1:PORT, and the one that starts first is the Socket.
+	Cable  string
+	Socket bool
 	// Append is put at the end of the kernel's command line.
 	Append string
 }

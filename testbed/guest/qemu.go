@@ -29,10 +29,25 @@ func (g *Guest) arguments(o Options, disks []Disk) []string {
 		"-device", "virtio-serial-pci", "-chardev", "file,id=lines,append=on,path=" + g.lines,
 		"-device", "virtserialport,chardev=lines,name=lines",
 	}
+	if o.Cable != "" {
+		args = append(args, o.cable()...)
+	}
 	for i, d := range disks {
 		args = append(args, d.arguments(i)...)
 	}
 	return args
+}
+
+// cable: two cards of one wire need two addresses.
+func (o Options) cable() []string {
+	end, mac := "connect", "52:54:00:00:01:02"
+	if o.Socket {
+		end, mac = "listen", "52:54:00:00:01:01"
+	}
+	return []string{
+		"-netdev", fmt.Sprintf("socket,id=net1,%s=%s", end, o.Cable),
+		"-device", "virtio-net-pci,netdev=net1,mac=" + mac,
+	}
 }
 
 // network refuses everything but ssh from the host and what may be reached, where qemu

@@ -3,7 +3,10 @@
 //
 //	load -ledger /dev/virtio-ports/ledger data=ext4=/mnt
 //
-// Started again after a power cut, it goes on behind what it finds.
+// Started again after a power cut, it goes on behind what it finds. With -judge it looks
+// instead at what was recovered of such disks:
+//
+//	load -judge 2026-11-30T08:00:00Z -ledger lines.txt data=ext4=/dev/vg/data
 package main
 
 import (
@@ -24,10 +27,15 @@ func main() {
 	ledger := flag.String("ledger", "", "where the ledger's lines go")
 	seed := flag.Int("seed", 0, "megabytes that each disk holds from the beginning")
 	pause := flag.Duration("pause", 20*time.Millisecond, "how long each application rests between two values")
+	at := flag.String("judge", "", "the moment that the disks claim to be of; the ledger is a file of what was told")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	if err := work(ctx, *ledger, *seed, *pause, flag.Args()); err != nil {
+	do := func() error { return work(ctx, *ledger, *seed, *pause, flag.Args()) }
+	if *at != "" {
+		do = func() error { return judge(ctx, *ledger, *seed, *at, flag.Args(), os.Stdout) }
+	}
+	if err := do(); err != nil {
 		fmt.Fprintln(os.Stderr, "load:", err)
 		os.Exit(1)
 	}
