@@ -13,7 +13,7 @@ RACE = ./pkg/... ./agent/journal/... ./agent/ship/... ./agent/pipeline/... ./con
 SHELL = /bin/bash
 .SHELLFLAGS = -o pipefail -c
 
-.PHONY: all build test race fuzz lint check generate crossbuild packages demo bench bench-quick microbench testbed testbed-short guest-load matrix simulate clean
+.PHONY: all build test race fuzz lint check generate crossbuild packages demo bench bench-quick microbench testbed testbed-short guest-load guests-short matrix costs simulate clean
 
 all: build
 
@@ -103,12 +103,25 @@ testbed-short: build
 	scripts/setup.sh testbed
 	$(GO) test -count 1 -short -timeout 20m -tags testbed -run '^($(SHORT))$$' -v ./testbed | grep -E '^(---|ok|FAIL|panic|    [a-z_]+_test.go)'
 
+# The shortest lives of real machines, for .ci/run: an image, and some boots.
+GUESTS = TestGuestPowerCut
+guests-short: build guest-load
+	scripts/setup.sh test
+	scripts/setup.sh testbed
+	$(GO) test -count 1 -timeout 20m -tags testbed -run '^($(GUESTS))$$' -v ./testbed
+
 # Kernels, buses and what disks are made of: each a guest that is protected, recovered and
 # judged, four minutes or so. The page is testbed/MATRIX.md. ONLY=PATTERN tries some.
 matrix: build guest-load
 	scripts/setup.sh test
 	scripts/setup.sh testbed
 	$(GO) test -count 1 -timeout 3h -tags testbed -run 'TestMatrix$(if $(ONLY),/$(ONLY))' -v ./testbed
+
+# What protection costs in a guest: PostgreSQL, memory, a boot. The page is
+# testbed/COSTS.md; on a machine that does something else the figures are worth nothing.
+costs: build guest-load
+	scripts/setup.sh testbed
+	$(GO) test -count 1 -timeout 2h -tags testbed -run '^TestHiddenCosts$$' -v ./testbed
 
 # Random lives of a machine, its relays and its vault in fake time, and the mutants that
 # must be caught; what was reached goes to testbed/out/sim.json. See testbed/sim/README.md.

@@ -34,6 +34,7 @@ type guestKind struct {
 	nodes  []string     // what the guest calls them, /dev/vdb
 	make   string       // makes file systems and mounts them
 	data   []string     // what the workload writes to, NAME=FS=MOUNT
+	seed   int          // megabytes that each file system holds from the beginning
 	pause  time.Duration
 	quiet  bool         // the workload is not started
 	plain  bool         // the agent has its own budgets, not small ones
@@ -48,11 +49,9 @@ func oneDisk() guestKind {
 		make: `mkfs.ext4 -q -L data /dev/vdb; mkdir -p /srv/data
 echo 'LABEL=data /srv/data ext4 defaults 0 2' >>/etc/fstab
 mount /srv/data`,
-		data: []string{"data=ext4=/srv/data"}, pause: 150 * time.Millisecond,
+		data: []string{"data=ext4=/srv/data"}, seed: 8, pause: 150 * time.Millisecond,
 	}
 }
-
-const guestSeed = 8 // megabytes
 
 // guestUnits are the agent's and the workload's. The workload waits for the agent, as a
 // machine's applications do for what runs at its boot: what is written before the
@@ -72,7 +71,7 @@ cat >/etc/systemd/system/load.service <<END
 RequiresMountsFor=%s
 After=agent.service
 [Service]
-ExecStart=/usr/local/bin/load -ledger ` + guest.LinesPort + ` -seed 8 -pause %s %s
+ExecStart=/usr/local/bin/load -ledger ` + guest.LinesPort + ` -seed %d -pause %s %s
 StandardError=append:/var/log/load.log
 [Install]
 WantedBy=multi-user.target
@@ -94,7 +93,7 @@ func (k guestKind) units() string {
 	if k.quiet {
 		atBoot = "agent"
 	}
-	return fmt.Sprintf(guestUnits, budget, strings.Join(mounts, " "), k.pause, strings.Join(k.data, " "), atBoot)
+	return fmt.Sprintf(guestUnits, budget, strings.Join(mounts, " "), k.seed, k.pause, strings.Join(k.data, " "), atBoot)
 }
 
 // protectedGuest is a guest with its disks protected and its workload going on.
@@ -192,7 +191,7 @@ func (r *guestRig) judge() {
 	defer f.Close()
 	r.ledger, err = lab.ReadLedger(f)
 	r.must(err)
-	r.work = lab.Judge(r.ledger, guestSeed, r.disks...)
+	r.work = lab.Judge(r.ledger, r.kind.seed, r.disks...)
 }
 
 // now is the guest's time: its points and promises bear it.
