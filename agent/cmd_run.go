@@ -29,6 +29,7 @@ type runOptions struct {
 	spill         string
 	spillBytes    int64
 	ringBytes     int
+	capture       string // auto, exact or scan
 	transport     wire.Transport
 	relays        []string
 	metrics       string
@@ -55,6 +56,9 @@ func newRun() *cobra.Command {
 			if !slices.Contains([]wire.Transport{wire.Auto, wire.TCP, wire.QUIC}, o.transport) {
 				return &exitError{exitUsage, fmt.Errorf("--transport %s: want auto, tcp or quic", transport)}
 			}
+			if !slices.Contains([]string{captureAuto, captureExact, captureScan}, o.capture) {
+				return &exitError{exitUsage, fmt.Errorf("--capture %s: want auto, exact or scan", o.capture)}
+			}
 			if o.spill == "" {
 				o.spill = filepath.Join(o.dir, "spill.hrl")
 			}
@@ -71,6 +75,7 @@ func newRun() *cobra.Command {
 	f.StringVar(&o.spill, "spill", "", "the journal's disk stage (default DIR/spill.hrl)")
 	f.Int64Var(&o.spillBytes, "spill-bytes", journal.DefaultSpill, "its size; 0 for none")
 	f.IntVar(&o.ringBytes, "ring-bytes", 0, "size of the kernel's ring, a power of two (default 64 MiB)")
+	f.StringVar(&o.capture, "capture", captureAuto, "exact: every write; scan: compare frozen disks, as the policy says; auto: scan where the kernel cannot do the other")
 	f.StringVar(&transport, "transport", "auto", "to the relay: auto, tcp or quic")
 	f.StringSliceVar(&o.relays, "relay", nil, "host:port of the relay, instead of what the control plane says")
 	f.StringVar(&o.scripts, "scripts", consistency.DefaultScripts, "where the scripts for application-consistent points are")

@@ -78,7 +78,7 @@ func runService(ctx context.Context, o runOptions, log *slog.Logger) error {
 
 // open takes up what the last run left in the kernel and in the journal.
 func (s *service) open() error {
-	source, resume, err := capture.Open(capture.Options{Instance: s.opt.instance, RingBytes: s.opt.ringBytes, Log: s.log})
+	source, resume, scans, err := openCapture(s.opt, s.log)
 	if err != nil {
 		return err
 	}
@@ -109,7 +109,7 @@ func (s *service) open() error {
 	})
 	s.pipeline = pipeline.New(pipeline.Config{
 		Machine: s.id.Machine, Log: s.log, Source: source, Journal: j, Relay: s.shipper,
-		State: state, Recovered: recovered, Resume: resume, Events: s.news.add,
+		State: state, Recovered: recovered, Resume: resume, Scan: scans, Events: s.news.add,
 		Quiesce: s.quiescer, Hush: s.opt.hush, Late: []string{s.opt.dir, s.opt.spill},
 	})
 	return nil

@@ -64,6 +64,7 @@ func drawPolicy(t *table, p inventory.Policy) {
 	t.row("retention", formatRetention(p.Retention))
 	t.row("throttle", formatThrottle(p.Throttle))
 	t.row("app-consistent", formatConsistency(p.Consistency))
+	t.row("scans", formatScans(p.Consistency))
 	t.row("changed", clock(p.Changed))
 }
 
@@ -74,6 +75,7 @@ type policySetOptions struct {
 	machines []string
 
 	app, deadline time.Duration
+	scan, freeze  time.Duration
 	scripts       bool
 	named         func(flag string) bool
 }
@@ -102,6 +104,8 @@ several times, and "none" lifts it.`,
 	f.DurationVar(&p.app, "app-every", 0, "make an application-consistent point this often; 0: only when asked")
 	f.DurationVar(&p.deadline, "app-deadline", 0, "how long one may take, from the first script until everything is thawed")
 	f.BoolVar(&p.scripts, "app-scripts", true, "run the machines' scripts around it")
+	f.DurationVar(&p.scan, "scan-every", 0, "scan machines whose kernel does not give the data of writes this often; 0: never")
+	f.DurationVar(&p.freeze, "scan-freeze", 0, "how long a scan may freeze their file systems: what reading their disks once takes")
 	p.named = f.Changed
 	f.StringSliceVar(&p.machines, "machine", nil, "machines that shall follow this policy")
 	_ = cmd.RegisterFlagCompletionFunc("machine", o.completeMachines)
@@ -172,6 +176,12 @@ func (o *policySetOptions) applyConsistency(c *desired.Consistency) {
 	if o.named("app-scripts") {
 		c.NoScripts = !o.scripts
 	}
+	if o.named("scan-every") {
+		c.ScanSeconds = int64(o.scan.Seconds())
+	}
+	if o.named("scan-freeze") {
+		c.ScanFreezeSeconds = int64(o.freeze.Seconds())
+	}
 }
 
 func formatConsistency(c desired.Consistency) string {
@@ -188,6 +198,18 @@ func formatConsistency(c desired.Consistency) string {
 		text += ", without scripts"
 	}
 	return text
+}
+
+// formatScans: of machines whose writes are not captured.
+func formatScans(c desired.Consistency) string {
+	if c.ScanSeconds == 0 {
+		return "none"
+	}
+	freeze := c.ScanFreezeSeconds
+	if freeze == 0 {
+		freeze = 60
+	}
+	return "every " + formatSeconds(c.ScanSeconds) + ", frozen for at most " + formatSeconds(freeze)
 }
 
 func millis(ms int64) string { return (time.Duration(ms) * time.Millisecond).String() }

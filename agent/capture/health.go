@@ -13,6 +13,7 @@ const (
 	PassthroughWrite Reason = "passthrough-write"
 	DeviceChanged    Reason = "device-changed"
 	Resized          Reason = "resized"
+	NotCaptured      Reason = "not-captured" // see package scan
 )
 
 // Loss counts writes whose data is not in the ring, by cause.

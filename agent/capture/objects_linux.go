@@ -11,7 +11,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 
 	"github.com/understudy-dr/understudy/agent/capture/bpf"
@@ -56,9 +55,6 @@ func (o *objects) close() {
 
 // loadObjects puts the maps and the programs that fit into the kernel, unattached.
 func loadObjects(spec *ebpf.CollectionSpec, k *kernel, ringBytes int) (*objects, error) {
-	if err := rlimit.RemoveMemlock(); err != nil {
-		return nil, fmt.Errorf("raising the limit of locked memory: %w", err)
-	}
 	base, err := k.linearBase()
 	if err != nil {
 		return nil, err

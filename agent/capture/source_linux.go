@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 
 	"github.com/understudy-dr/understudy/agent/capture/bpf"
@@ -77,6 +78,10 @@ func openBuild(o Options, object []byte) (Source, Resume, error) {
 	}
 	if err := mountBPFFS(o.BPFFS); err != nil {
 		return nil, Resume{}, err
+	}
+	// Before 5.11 maps count against it, those too that a resumed capture makes later.
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, Resume{}, fmt.Errorf("capture: lifting the limit of locked memory: %w", err)
 	}
 	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
 	if err != nil {

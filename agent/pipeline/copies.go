@@ -49,6 +49,7 @@ func (p *Pipeline) startCopies(ctx context.Context) {
 	if p.doubt != nil || p.copying != nil || p.closing != nil || p.phase != desired.PhaseBase || !p.known || p.Now().Before(p.retryAt) {
 		return
 	}
+	whole := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	c := &copying{cancel: cancel, done: make(chan struct{})}
 	c.trail.Store(&trail{copy: p.State.Copy})
@@ -59,7 +60,7 @@ func (p *Pipeline) startCopies(ctx context.Context) {
 	}
 	go func() {
 		err := run.all(ctx)
-		p.post(ctx, func() error { return p.copyEnded(c, &run, err) })
+		p.post(ctx, func() error { return p.copyEnded(whole, c, &run, err) })
 		close(c.done)
 	}()
 }
@@ -91,11 +92,15 @@ func (p *Pipeline) rewindCopies(to baseline) {
 
 // copyEnded closes the base, or lets the copies start again after a while from where
 // they stopped, or makes a doubt of what they found.
-func (p *Pipeline) copyEnded(c *copying, r *copyRun, err error) error {
+func (p *Pipeline) copyEnded(ctx context.Context, c *copying, r *copyRun, err error) error {
 	if p.copying != c {
 		return nil
 	}
 	p.copying, p.base = nil, r.base
+	if err == nil && p.roughly() {
+		p.roughDone(ctx)
+		return nil
+	}
 	if err == nil {
 		p.closing = &closing{ringPos: r.ringPos, frames: max(r.base.handed, r.base.spooled), bytes: r.bytes}
 		return nil

@@ -30,6 +30,7 @@ func (p *Pipeline) raise(d doubt) {
 	p.stopCopies()
 	p.stopProof()
 	p.breakCut()
+	p.breakScan(errors.New(d.detail))
 	if err := p.Source.Disarm(); err != nil {
 		p.doubt.detail += fmt.Sprintf("; disarming the capture: %v", err)
 	}
@@ -175,7 +176,7 @@ func (p *Pipeline) next(d *doubt, disks []block.DiskID, stretch capture.Armed, n
 		Machine: p.Machine, Epoch: max(p.w.at.Epoch, p.heard) + 1, Reason: d.reason, Since: now, Began: p.w.at.Seq + 1,
 		Stretch: stretch, Copies: copies, Disks: disks, Known: addNew(p.State.Known, disks),
 		Unsure: p.State.Unsure, Resync: max(p.State.Resync, p.wished.Resync), Proof: p.State.Proof,
-		Point: p.State.Point, Tried: p.State.Tried,
+		Point: p.State.Point, Tried: p.State.Tried, Scanned: p.State.Scanned,
 	}
 	// Only below ranges does the settled base stay: everything else is read anew.
 	for _, id := range disks {
@@ -273,7 +274,7 @@ func (p *Pipeline) save() error {
 // severity of the event that a reason makes: what the operator asked for is no news.
 func severity(r frame.Reason) desired.Severity {
 	switch r {
-	case frame.ReasonInitial, frame.ReasonDiskAdded, frame.ReasonDiskRemoved, frame.ReasonOperator:
+	case frame.ReasonInitial, frame.ReasonDiskAdded, frame.ReasonDiskRemoved, frame.ReasonOperator, frame.ReasonNotCaptured:
 		return desired.Info
 	case frame.ReasonScrubDifference:
 		return desired.Error
@@ -298,5 +299,6 @@ var remedies = map[frame.Reason]string{
 	frame.ReasonIdentityConflict:  "if this machine was cloned or restored from an image, enrol it again with a new token",
 	frame.ReasonCaptureReplaced:   "nothing: what was not captured is resynced. If it comes back, look for a second agent with the same instance",
 	frame.ReasonScrubDifference:   "nothing now: the ranges are resynced. Points that may show them wrongly are marked in understudy point list; look at the disks on both sides (dmesg, smartctl, understudy vault check), and tell the makers of Understudy if both are sound",
+	frame.ReasonNotCaptured:       "nothing: the next scan makes the next point. A kernel from 5.10 with BTF would make every second one",
 	frame.ReasonCaptureUnreadable: "nothing now: the disks are compared by hash. If it comes back, restart the agent and keep its log",
 }

@@ -80,6 +80,8 @@ type Config struct {
 	Resume    capture.Resume
 	// Events takes what an operator should see.
 	Events func(desired.Event)
+	// Scan says that the source sees no write but only that there was one (see scan.go).
+	Scan bool
 	// Quiesce makes the machine quiet for application-consistent points; Hush is the log's
 	// way out, which waits meanwhile (nil: it never does), and Late are paths of the agent's
 	// own (see consistency.Job).
@@ -134,6 +136,8 @@ type Pipeline struct {
 	cutting  *cut        // its place in the log, wanted now; nil if none is
 	cutAt    time.Time   // when a point that came to nothing is tried again
 	holding  atomic.Bool // the journal's disk stage may be frozen
+	scanning *scan       // the running scan; nil while there is none
+	scanAt   time.Time   // not before
 
 	seen     time.Time // every write acknowledged before it has been taken from the ring
 	clock    clock
@@ -180,6 +184,9 @@ func New(c Config) *Pipeline {
 		epochs: map[frame.Reason]int{},
 	}
 	p.pauses = capture.Pauses{Least: c.Poll, Most: pollSlack * c.Poll}
+	if c.Scan {
+		p.pauses = capture.Pauses{Least: scanPoll, Most: scanPoll}
+	}
 	if c.Frame > 0 {
 		p.w.target = c.Frame
 	}
@@ -218,6 +225,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	defer p.stopCopies()
 	defer p.stopProof()
 	defer p.stopPoint()
+	defer p.stopScan()
 	for {
 		busy, err := p.step(ctx)
 		if err != nil {
@@ -271,7 +279,7 @@ func (p *Pipeline) start(ctx context.Context) error {
 	case !p.Resume.Intact || !p.Recovered.SameBoot || armed.Ring != p.State.Stretch.Ring:
 		// Of another ring, capture may be intact and not the log's: an agent that ended
 		// before it could say so began it anew.
-		p.raise(doubt{reason: frame.ReasonUncleanStop, detail: unclean(p.Resume.Detail), whole: p.all()})
+		p.raise(p.unclean())
 	case p.Recovered.Moved:
 		p.raise(doubt{reason: frame.ReasonDeviceChanged, detail: "the journal's disk stage moved: writes to its old place were excluded from capture", whole: p.all()})
 	case p.State.Doubt != nil:
@@ -343,9 +351,14 @@ func (p *Pipeline) step(ctx context.Context) (busy bool, err error) {
 	switch {
 	case len(p.disks) == 0:
 		p.phase = desired.PhaseEnabling
+	case p.doubt != nil && p.Scan:
+		p.phase = desired.PhaseScan
+		err = p.scanOn(ctx, now)
 	case p.doubt != nil:
 		p.phase = desired.PhaseMapOnly
 		err = p.begin(ctx, now)
+	case p.roughly():
+		p.startCopies(ctx)
 	case p.capturing() && p.cramped():
 		// Nothing is taken until the disk stage may be written to again.
 	case p.capturing():
@@ -356,6 +369,7 @@ func (p *Pipeline) step(ctx context.Context) (busy bool, err error) {
 			}
 			p.gens.rotate(ctx, now, func(f func() error) { p.post(ctx, f) })
 			p.startCopies(ctx)
+			p.settleScan()
 			p.settleWatches()
 			p.startProof(ctx)
 			p.startPoint(ctx)

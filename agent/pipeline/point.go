@@ -56,6 +56,9 @@ func (p *Pipeline) pointDue(now time.Time) (desired.PointWish, bool) {
 	if wish.Once > s.Point.Once {
 		return wish, true
 	}
+	if p.Scan {
+		return wish, false // a scan's point is one already
+	}
 	every := time.Duration(p.wished.Policy.AppSeconds) * time.Second
 	return desired.PointWish{Once: s.Point.Once, App: true}, every > 0 && now.Sub(s.Tried).Abs() >= every
 }
@@ -71,19 +74,16 @@ func (p *Pipeline) startPoint(ctx context.Context) {
 		return
 	}
 	p.State.Tried = now
+	wish.App = wish.App && !p.Scan // what is frozen already cannot be frozen
 	job := consistency.Job{
 		Name: wish.Name, Late: p.Late, Hold: p.hold, Scripts: !p.wished.Policy.NoScripts,
-		Deadline: time.Duration(p.wished.Policy.DeadlineSeconds) * time.Second,
+		Deadline: time.Duration(p.wished.Policy.DeadlineSeconds) * time.Second, Disks: p.numbers(),
 	}
-	for _, id := range p.tracked() {
-		d := p.disks[id]
-		job.Disks = append(job.Disks, fmt.Sprintf("%d:%d", d.Major, d.Minor))
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
+	in, cancel := context.WithCancelCause(ctx)
 	m := &making{cancel: cancel, done: make(chan struct{})}
 	p.making = m
 	go func() {
-		made, o := p.makePoint(ctx, wish, job)
+		made, o := p.makePoint(in, wish, job)
 		p.post(ctx, func() error { return p.pointEnded(m, made, o) })
 		close(m.done)
 	}()

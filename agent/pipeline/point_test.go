@@ -168,33 +168,41 @@ func TestDoubtBreaksThePoint(t *testing.T) {
 }
 
 // TestFullMemoryEndsTheAttempt: frames that memory cannot take would go to a disk stage
-// that may be frozen. The attempt ends before one is refused, and no resync is needed.
+// that may be frozen. The attempt ends before one is refused, and no resync is needed. The
+// next point is made as if nothing had been: in every second world there was none.
 func TestFullMemoryEndsTheAttempt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		small := newWorld(t, 4)
-		small.memory = 256 << 10
-		w, f := steadyWith(small)
-		w.k.capacity = 1000
-		f.hold = func(ctx context.Context) {
-			f.hold = nil
-			for ctx.Err() == nil { // others write on; the relay is away
-				w.burst(1)
-				time.Sleep(time.Millisecond)
+	for seed := range uint64(3) {
+		synctest.Test(t, func(t *testing.T) {
+			small := newWorld(t, seed)
+			small.memory = 256 << 10
+			w, f := steadyWith(small)
+			w.k.capacity = 1000
+			f.hold = func(ctx context.Context) {
+				f.hold = nil
+				for ctx.Err() == nil { // others write on; the relay is away
+					w.burst(1)
+					time.Sleep(time.Millisecond)
+				}
 			}
-		}
-		w.disconnect()
-		w.wish(desired.State{Point: desired.PointWish{Once: 1, Name: "first", App: true}})
-		w.connect(context.Background())
-		w.settled()
-		marks, _ := w.marks()
-		if len(marks) != 1 || marks[0].Kind != "crash" || marks[0].Problem != errCramped.Error() {
-			t.Errorf("marks %+v", marks)
-		}
-		if p := w.p.Status(); p.Epoch != 1 {
-			t.Errorf("epoch %d (%s): the point cost a resync", p.Epoch, p.Reason)
-		}
-		w.kill()
-	})
+			w.disconnect()
+			w.wish(desired.State{Point: desired.PointWish{Once: 1, Name: "first", App: true}})
+			w.connect(context.Background())
+			w.settled()
+			marks, _ := w.marks()
+			if len(marks) != 1 || marks[0].Kind != "crash" || marks[0].Problem != errCramped.Error() {
+				t.Errorf("marks %+v", marks)
+			}
+			if p := w.p.Status(); p.Epoch != 1 {
+				t.Errorf("epoch %d (%s): the point cost a resync", p.Epoch, p.Reason)
+			}
+			w.wish(desired.State{Point: desired.PointWish{Once: 2, Name: "second", App: true}})
+			w.settled()
+			if marks, _ := w.marks(); len(marks) != 2 || marks[1].Kind != "app" {
+				t.Errorf("after it: marks %+v", marks)
+			}
+			w.kill()
+		})
+	}
 }
 
 // TestPolicyMakesPoints: again and again, in silence.

@@ -51,6 +51,8 @@ type State struct {
 	// Point is the last point made by request or policy; Tried is when that began.
 	Point desired.PointState `json:"point,omitzero"`
 	Tried time.Time          `json:"tried,omitzero"`
+	// Scanned is when the last scan made a point.
+	Scanned time.Time `json:"scanned,omitzero"`
 	// Resync is the newest of the operator's resync requests that has begun.
 	Resync uint64 `json:"resync,omitempty"`
 }

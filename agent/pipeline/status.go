@@ -66,6 +66,7 @@ func (p *Pipeline) publish(now time.Time) {
 	if last := p.State.Point; !last.Time.IsZero() {
 		s.Point = &last
 	}
+	s.Scan = p.scanState()
 	p.gauges(s)
 	p.status.Store(s)
 }
@@ -88,6 +89,8 @@ func (p *Pipeline) waitingFor() *problem.Problem {
 		return problem.New(problem.Unavailable, "look at the relay and at the network between", "%s; waiting for the relay", p.doubt)
 	case p.fill() > resumeBelow:
 		return problem.New(problem.Unavailable, "look at the relay's spool and at the way to it", "%s; waiting for the relay to take the frames in the journal", p.doubt)
+	case p.Scan && p.scanEvery() == 0:
+		return p.noScans()
 	default:
 		return nil
 	}

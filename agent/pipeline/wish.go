@@ -54,6 +54,7 @@ func (p *Pipeline) idle() error {
 	p.stopCopies()
 	p.stopProof()
 	p.breakCut()
+	p.breakScan(errLetGo)
 	p.w.drop()
 	p.doubt, p.phase = nil, desired.PhaseEnabling
 	return p.Source.Disarm()

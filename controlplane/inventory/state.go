@@ -115,7 +115,9 @@ func state(f Facts) State {
 		return Protected // a restarted agent takes up an epoch that the kernel went on capturing
 	case p == nil || p.Phase == desired.PhaseEnabling || p.Phase == desired.PhaseFailed || !covers(p.Disks, f.Wanted):
 		return unlessRecoverable(f, Enabling)
-	case p.Phase != desired.PhaseMapOnly && offered(f):
+	case p.Phase == desired.PhaseScan && f.Replication.PointEpoch > 0:
+		return Protected // as well as it can be: the RPO says how well
+	case p.Phase != desired.PhaseMapOnly && p.Phase != desired.PhaseScan && offered(f):
 		return Protected
 	default:
 		return unlessRecoverable(f, InitialReplication)
@@ -197,6 +199,9 @@ func message(f Facts, s Status) string {
 	if p := f.Report.Protection; p != nil && p.Phase == desired.PhaseMapOnly && s.State != Unprotected {
 		text = "data is not captured at the moment, changed blocks are tracked; a resync will follow"
 	}
+	if p := f.Report.Protection; p != nil && p.Scan != nil && s.State != Unprotected {
+		text = scanned(s.State, p.Scan)
+	}
 	switch s.Contact {
 	case Never:
 		text = "the agent has not reported yet"
@@ -205,6 +210,18 @@ func message(f Facts, s Status) string {
 		if f.Replication.Known && !f.Replication.Connected && len(f.Wanted) > 0 {
 			text += "; its log is not connected"
 		}
+	}
+	return text
+}
+
+// scanned is the message of a machine whose writes are not captured.
+func scanned(s State, scan *desired.ScanState) string {
+	text := "its writes are not captured: a point comes with each scan"
+	switch {
+	case s == Resync || s == InitialReplication:
+		text += "; one is under way"
+	case !scan.Next.IsZero():
+		text += "; the next is due at " + scan.Next.UTC().Format(time.RFC3339)
 	}
 	return text
 }

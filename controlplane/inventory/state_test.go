@@ -68,6 +68,8 @@ func TestDeriveState(t *testing.T) {
 		"a resync":                                {base, Resync},
 		"a resync is sent, not committed":         {func(f *Facts) { f.Replication.PointEpoch = 2 }, Resync},
 		"data is not captured":                    {phase(desired.PhaseMapOnly), Resync},
+		"scanned, between two scans":              {phase(desired.PhaseScan), Protected},
+		"scanned, before the first":               {all(phase(desired.PhaseScan), never), InitialReplication},
 		"the agent was restarted":                 {phase(desired.PhaseEnabling), Protected},
 		"capture is set up again":                 {all(phase(desired.PhaseEnabling), func(f *Facts) { f.Report.Protection.Epoch = 0 }), Resync},
 		"a disk was added and not taken in":       {func(f *Facts) { f.Report.Protection.Disks = f.Report.Protection.Disks[:1] }, Resync},

@@ -54,6 +54,7 @@ const (
 	PhaseBase     Phase = "base"     // capturing; the epoch's base is still being sent
 	PhaseSteady   Phase = "steady"   // capturing; the epoch's base is complete
 	PhaseMapOnly  Phase = "map-only" // not capturing data: the dirty map keeps track until a resync
+	PhaseScan     Phase = "scan"     // writes are not captured: the next point comes with the next scan
 	PhaseFailed   Phase = "failed"   // not protected: Problem says why and what to do
 )
 
@@ -77,6 +78,7 @@ type Protection struct {
 	Captured  int64            `json:"captured_bytes" doc:"Since the agent started."`
 	Churn     int64            `json:"churn_bytes_per_second" doc:"Captured, over the last seconds."`
 	Verify    *VerifyState     `json:"verify,omitempty" doc:"Of proofs that replica and disks are equal."`
+	Scan      *ScanState       `json:"scan,omitempty" doc:"Present where writes are not captured: points come with scans only."`
 	Point     *PointState      `json:"point,omitempty" doc:"The last point that was asked for or due, beside those that come by themselves."`
 	Problem   *problem.Problem `json:"problem,omitempty" doc:"What keeps it from being protected."`
 }

@@ -47,6 +47,7 @@ const (
 	ReasonScrubDifference   Reason = "scrub-difference"
 	ReasonCaptureReplaced   Reason = "capture-replaced"
 	ReasonCaptureUnreadable Reason = "capture-unreadable"
+	ReasonNotCaptured       Reason = "not-captured" // where disks are scanned: something was written
 )
 
 // Method names how the stretches in doubt are settled.

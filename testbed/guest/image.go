@@ -85,6 +85,7 @@ func (i *Image) make(ctx context.Context, cache, dir string) error {
 func bootstrap(ctx context.Context, r Recipe, dir string) error {
 	packages := append(slices.Clone(r.Packages), r.Kernel+"/"+r.KernelSuite)
 	args := []string{"--mode=root", "--variant=apt", "--include=" + strings.Join(packages, ","),
+		`--aptopt=Acquire::Check-Valid-Until "false"`, // a mirror may be of another day
 		`--aptopt=APT::Install-Recommends "false"`, fmt.Sprintf(`--aptopt=APT::Default-Release "%s"`, r.Suite)}
 	for _, path := range slimming {
 		args = append(args, "--dpkgopt=path-exclude="+path)
