@@ -79,6 +79,6 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitUsage, err} })
-	root.AddCommand(newRun(), newEnrol(), newProbe(), newDisks(), newJournal(), newDetach(), newInstall(), newUninstall(), newFreezer())
+	root.AddCommand(newRun(), newEnrol(), newProbe(), newDisks(), newJournal(), newDetach(), newInstall(), newUninstall(), newFreezer(), newEarly(), newSeal())
 	return root
 }

@@ -53,6 +53,8 @@ var (
 	ErrNotTracked = errors.New("capture: disk is not tracked")
 	// ErrRefused: the disk is of a kind that cannot be captured exactly.
 	ErrRefused = errors.New("capture: disk refused")
+	// ErrNothing: there is no capture in the kernel to go on with.
+	ErrNothing = errors.New("capture: there is none in the kernel")
 	// ErrClosed: the source was closed.
 	ErrClosed = errors.New("capture: source is closed")
 )
@@ -66,6 +68,9 @@ type Options struct {
 	RingBytes int
 	// BPFFS is where the BPF file system is mounted, or will be. Default /sys/fs/bpf.
 	BPFFS string
+	// Existing asks for what is in the kernel, and for nothing new where that cannot be
+	// resumed: ErrNothing.
+	Existing bool
 	// Log receives what an operator may want to know later. Default: nothing.
 	Log *slog.Logger
 }
@@ -77,6 +82,8 @@ type Resume struct {
 	Intact bool
 	// Detail says why not, for the operator. Empty if there was simply nothing.
 	Detail string
+	// Origin tells how it began, if Early began it; nil if not.
+	Origin *Origin
 }
 
 // Record is one captured write, discard or zeroing.

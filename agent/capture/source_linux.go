@@ -138,15 +138,32 @@ func (s *source) resumeOrStart(o Options) (Resume, error) {
 	}
 	if err = s.resume(k); err == nil {
 		s.log.Info("capture resumed", "pins", s.dir, "disks", len(s.tracked), "unread_bytes", s.ring.producer()-s.ring.consumer())
-		return Resume{Intact: true}, nil
+		return s.resumed()
 	}
 	s.letGo()
+	if o.Existing {
+		return Resume{}, fmt.Errorf("%w: %w", ErrNothing, err)
+	}
 	var r Resume
 	if !errors.Is(err, errNoPins) {
 		r.Detail = err.Error()
 		s.log.Warn("capture begins anew", "pins", s.dir, "cause", err)
 	}
 	return r, s.start(o, k)
+}
+
+// resumed tells what was taken over.
+func (s *source) resumed() (Resume, error) {
+	r := Resume{Intact: true}
+	origin, err := s.readOrigin()
+	switch {
+	case errors.Is(err, errNoOrigin):
+	case err != nil:
+		s.log.Warn("how the capture began is not known", "err", err)
+	default:
+		r.Origin = &origin
+	}
+	return r, nil
 }
 
 // resume takes over what was pinned, if it is what this agent would have pinned.

@@ -25,3 +25,9 @@ func Discover(context.Context) ([]Disk, error) { return nil, unsupported() }
 
 // Resolve is not supported on this system.
 func Resolve(string) (Disk, error) { return Disk{}, unsupported() }
+
+// Early is not supported on this system.
+func Early(context.Context, Options) (Origin, error) { return Origin{}, unsupported() }
+
+// TakePrint is not supported on this system.
+func TakePrint(Disk) (Print, error) { return nil, unsupported() }

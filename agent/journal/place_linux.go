@@ -12,39 +12,73 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/hrl"
 )
 
 // placeOf asks the file system where the file lies (FIEMAP) and adds where the file
 // system's partition begins.
 func placeOf(path string) (Place, error) {
+	dev, pieces, err := piecesOf(path)
+	if err != nil {
+		return Place{}, err
+	}
+	set := &block.Set{}
+	for _, p := range pieces {
+		set.Add(p.Extent)
+	}
+	return Place{Path: path, Dev: dev, Extents: set.Extents()}, nil
+}
+
+// piecesOf is the file's stretches, in its own order, and where on the whole disk each
+// lies.
+func piecesOf(path string) (dev uint64, pieces []hrl.Piece, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return Place{}, fmt.Errorf("journal: %w", err)
+		return 0, nil, fmt.Errorf("journal: %w", err)
 	}
 	defer f.Close()
 	if err := keepsPlaces(f); err != nil {
-		return Place{}, err
+		return 0, nil, err
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return Place{}, fmt.Errorf("journal: %s: %w", path, err)
+		return 0, nil, fmt.Errorf("journal: %s: %w", path, err)
 	}
 	dev, start, err := wholeDisk(st.Dev)
 	if err != nil {
-		return Place{}, fmt.Errorf("%w: %s: %w", ErrNoPlace, path, err)
+		return 0, nil, fmt.Errorf("%w: %s: %w", ErrNoPlace, path, err)
 	}
-	set, err := fiemap(f)
+	pieces, err = fiemap(f)
 	if err != nil {
-		return Place{}, err
+		return 0, nil, err
 	}
-	if set.Bytes() < st.Size {
-		return Place{}, fmt.Errorf("%w: %s has %d bytes, of which %d lie on the disk", ErrNoPlace, path, st.Size, set.Bytes())
+	end := int64(0)
+	for i, p := range pieces {
+		if p.At != end {
+			return 0, nil, fmt.Errorf("%w: %s has nothing on the disk at %d", ErrNoPlace, path, end)
+		}
+		end += p.Len
+		pieces[i].Off += start
 	}
-	p := Place{Path: path, Dev: dev, Extents: set.Extents()}
-	for i := range p.Extents {
-		p.Extents[i].Off += start
+	if end < st.Size {
+		return 0, nil, fmt.Errorf("%w: %s has %d bytes, of which %d lie on the disk", ErrNoPlace, path, st.Size, end)
 	}
-	return p, nil
+	return dev, pieces, nil
+}
+
+// OnDevice are the files of a journal whose disk stage, at this path, is to be written
+// when its file system is not any more: at its place on the disk.
+func OnDevice(path string) (hrl.Files, error) {
+	dev, pieces, err := piecesOf(path)
+	if err != nil {
+		return nil, err
+	}
+	sys, err := filepath.EvalSymlinks(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(dev), unix.Minor(dev)))
+	if err != nil {
+		return nil, fmt.Errorf("journal: the disk under %s: %w", path, err)
+	}
+	disk := "/dev/" + strings.ReplaceAll(filepath.Base(sys), "!", "/")
+	return &hrl.Device{Path: path, Disk: disk, Pieces: pieces}, nil
 }
 
 // keepsPlaces refuses file systems that write elsewhere what is overwritten, or that
@@ -130,7 +164,7 @@ type fiemapAnswer struct {
 }
 
 // fiemap asks for the extents of a file.
-func fiemap(f *os.File) (*block.Set, error) {
+func fiemap(f *os.File) ([]hrl.Piece, error) {
 	return gatherExtents(f.Name(), func(q *fiemapAnswer) error {
 		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), fsIocFiemap, uintptr(unsafe.Pointer(q))); errno != 0 {
 			return fmt.Errorf("%w: FIEMAP of %s: %w", ErrNoPlace, f.Name(), errno)
@@ -142,9 +176,8 @@ func fiemap(f *os.File) (*block.Set, error) {
 // gatherExtents asks until the last extent came. Any that is not plainly on the disk,
 // written, and the file's alone is an error: it would move at the next write. So is an
 // answer that leads nowhere.
-func gatherExtents(name string, ask func(*fiemapAnswer) error) (*block.Set, error) {
+func gatherExtents(name string, ask func(*fiemapAnswer) error) (pieces []hrl.Piece, err error) {
 	var q fiemapAnswer
-	set := &block.Set{}
 	for start := uint64(0); ; {
 		q.fiemapHeader = fiemapHeader{start: start, length: 1<<63 - 1 - start, flags: fiemapSync, counts: fiemapAtATime}
 		if err := ask(&q); err != nil {
@@ -158,13 +191,13 @@ func gatherExtents(name string, ask func(*fiemapAnswer) error) (*block.Set, erro
 			if end <= start || (e.logical|e.physical|e.length)>>62 != 0 {
 				return nil, fmt.Errorf("%w: %s has an extent of %d bytes at %d, asked for what follows %d", ErrNoPlace, name, e.length, e.logical, start)
 			}
-			set.Add(block.Extent{Off: int64(e.physical), Len: int64(e.length)})
+			pieces = append(pieces, hrl.Piece{At: int64(e.logical), Extent: block.Extent{Off: int64(e.physical), Len: int64(e.length)}})
 			if start = end; e.flags&fiemapLast != 0 {
-				return set, nil
+				return pieces, nil
 			}
 		}
 		if q.mapped == 0 {
-			return set, nil
+			return pieces, nil
 		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/understudy-dr/understudy/pkg/hrl"
 )
 
 // thisBoot: elsewhere than on Linux nothing is kept over a restart yet.
@@ -19,4 +21,9 @@ func checkMemoryDir(string, bool) error { return nil }
 
 func placeOf(path string) (Place, error) {
 	return Place{}, fmt.Errorf("%w: %s: not on this system", ErrNoPlace, path)
+}
+
+// OnDevice is not possible on this system.
+func OnDevice(path string) (hrl.Files, error) {
+	return nil, fmt.Errorf("%w: %s: not on this system", ErrNoPlace, path)
 }

@@ -263,6 +263,13 @@ func (p *Pipeline) wait(ctx context.Context, busy bool) (stop bool, err error) {
 
 // start takes up what an earlier process left, or names why it cannot.
 func (p *Pipeline) start(ctx context.Context) error {
+	armed, goesOn := p.Source.Armed()
+	fresh := p.fresh(armed)
+	if fresh {
+		if err := p.dropUnknown(); err != nil {
+			return err
+		}
+	}
 	for _, d := range p.Source.Disks() {
 		p.disks[d.ID] = &disk{Disk: d}
 		// The kernel knows the journal's place of the last run: it may be another's now.
@@ -271,12 +278,20 @@ func (p *Pipeline) start(ctx context.Context) error {
 		}
 	}
 	at := block.Position{Epoch: p.State.Epoch, Seq: max(p.Recovered.Last, p.Recovered.Released)}
-	p.w.resume(at, p.Recovered.RingPos, p.Now())
-	armed, goesOn := p.Source.Armed()
+	p.w.resume(at, p.State.position(at, p.Recovered.RingPos), p.Now())
+	var gap *doubt
+	if fresh && p.State.Epoch > 0 {
+		var err error
+		if gap, err = p.afterReboot(); err != nil {
+			return err
+		}
+	}
 	switch {
 	case p.State.Epoch == 0:
 		return nil // never protected, or no memory of it: the relay will tell
-	case !p.Resume.Intact || !p.Recovered.SameBoot || armed.Ring != p.State.Stretch.Ring:
+	case gap != nil:
+		p.raise(*gap)
+	case !p.Resume.Intact || !p.Recovered.SameBoot && !fresh || armed.Ring != p.State.Stretch.Ring:
 		// Of another ring, capture may be intact and not the log's: an agent that ended
 		// before it could say so began it anew.
 		p.raise(p.unclean())
@@ -307,11 +322,15 @@ func (p *Pipeline) strangers() map[block.DiskID]bool {
 	return found
 }
 
-func unclean(detail string) string {
-	if detail == "" {
-		return "the capture of the last run is gone, as after a reboot or a crash"
+// whyUnclean says why the capture of the last run does not go on.
+func (p *Pipeline) whyUnclean() string {
+	switch {
+	case p.Resume.Detail != "":
+		return p.Resume.Detail
+	case p.Recovered.Clean && p.State.Seal != nil:
+		return "the machine stopped in order, but its writes were not captured from the boot on: neither the initramfs nor understudy-agent-early.service began that (understudy-agent probe says why)"
 	}
-	return detail
+	return "the capture of the last run is gone, as after a reboot or a crash"
 }
 
 // goOn continues the epoch of the last run.

@@ -219,7 +219,7 @@ func (p *Pipeline) number(id block.DiskID) string {
 // unclean is why the log of an earlier run cannot simply go on.
 func (p *Pipeline) unclean() doubt {
 	if p.Scan {
-		return doubt{reason: frame.ReasonNotCaptured, detail: unclean(p.Resume.Detail), whole: p.all()}
+		return doubt{reason: frame.ReasonNotCaptured, detail: p.whyUnclean(), whole: p.all()}
 	}
-	return doubt{reason: frame.ReasonUncleanStop, detail: unclean(p.Resume.Detail), whole: p.all()}
+	return doubt{reason: frame.ReasonUncleanStop, detail: p.whyUnclean(), whole: p.all()}
 }

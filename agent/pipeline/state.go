@@ -23,6 +23,10 @@ type State struct {
 	Since   time.Time       `json:"since"` // when the epoch began
 	// Stretch is the stretch of unbroken capture that the epoch consists of.
 	Stretch capture.Armed `json:"stretch"`
+	// Crossed is where the log stood when it went on over a reboot within the epoch, with
+	// another ring: the stretch's position belongs there. Seal is of the stop before it.
+	Crossed block.Seq `json:"crossed,omitempty"`
+	Seal    *Seal     `json:"seal,omitempty"`
 	// Began is the sequence number of the epoch's begin mark; Complete that of its
 	// base-complete mark, 0 while the base is being sent.
 	Began    block.Seq `json:"began"`

@@ -66,6 +66,7 @@ type Guest struct {
 	Disks map[string]string
 
 	qemu    *lab.Process
+	initrd  string // file
 	console string // file
 	lines   string // file
 	socket  string // of QMP
@@ -97,8 +98,11 @@ func New(ctx context.Context, l *lab.Lab, o Options) (*Guest, error) {
 		return nil, err
 	}
 	g := &Guest{Name: o.Name, Disks: map[string]string{}, config: config,
-		console: l.Path(o.Name + "-console.log"), lines: l.Path(o.Name + "-lines.txt"), socket: l.Path(o.Name + ".qmp")}
+		initrd: l.Path(o.Name + "-initrd"), console: l.Path(o.Name + "-console.log"), lines: l.Path(o.Name + "-lines.txt"), socket: l.Path(o.Name + ".qmp")}
 	if g.addr, err = lab.FreeAddr(ctx); err != nil {
+		return nil, err
+	}
+	if _, err := run(ctx, "cp", o.Image.Initrd(), g.initrd); err != nil {
 		return nil, err
 	}
 	root := Disk{Name: "root", Bus: o.Root, File: l.Path(o.Name + "-root.img")}
@@ -181,6 +185,11 @@ const LinesPort = "/dev/virtio-ports/lines"
 
 // Lines is the file of what the guest has written to LinesPort, in all its lives.
 func (g *Guest) Lines() string { return g.lines }
+
+// Initrd is the file of the initramfs that this machine boots with, at first its image's.
+// Whoever made another in the guest puts it here, as a boot loader would: it counts from
+// the next Start on.
+func (g *Guest) Initrd() string { return g.initrd }
 
 // Addr is where the host finds the guest's ssh.
 func (g *Guest) Addr() string { return g.addr }
