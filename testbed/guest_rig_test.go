@@ -24,7 +24,9 @@ type guestRig struct {
 	*rig
 	kind  guestKind
 	guest *guest.Guest
+	image *guest.Image
 	bin   string
+	root  *lab.Disk // where it is protected, too
 }
 
 // guestKind is what a guest is made of.
@@ -40,6 +42,7 @@ type guestKind struct {
 	plain  bool         // the agent has its own budgets, not small ones
 	others []guest.Disk // not protected, behind the others
 	cable  string       // to another guest
+	line   string       // at the end of the kernel's command line
 }
 
 // oneDisk has an ext4 on a data disk.
@@ -106,11 +109,7 @@ func protectedGuest(t *testing.T, k guestKind) *guestRig {
 	if !k.quiet {
 		r.run("systemctl start load")
 	}
-	token, err := r.site.Token(ctx)
-	r.must(err)
-	identity := r.run(fmt.Sprintf("understudy-agent enrol --server %s --token %s >&2; systemctl start agent; cat /var/lib/understudy-agent/identity.json", inGuest(r.site.API), token))
-	r.machine, err = r.site.NewRemote("guest", []byte(identity))
-	r.must(err)
+	r.enrol("agent")
 	for i, d := range k.disks {
 		r.disks = append(r.disks, &lab.Disk{Name: d.Name, Device: k.nodes[i]})
 	}
@@ -123,6 +122,16 @@ func protectedGuest(t *testing.T, k guestKind) *guestRig {
 	return r
 }
 
+// enrol makes the guest a machine of the control plane, and starts its agent.
+func (r *guestRig) enrol(unit string) {
+	r.t.Helper()
+	token, err := r.site.Token(r.t.Context())
+	r.must(err)
+	identity := r.run(fmt.Sprintf("understudy-agent enrol --server %s --token %s >&2; systemctl start %s; cat /var/lib/understudy-agent/identity.json", inGuest(r.site.API), token, unit))
+	r.machine, err = r.site.NewRemote("guest", []byte(identity))
+	r.must(err)
+}
+
 // bootGuest is a guest with the programs in it, and a control plane that it can reach.
 func bootGuest(t *testing.T, k guestKind) *guestRig {
 	t.Helper()
@@ -131,7 +140,7 @@ func bootGuest(t *testing.T, k guestKind) *guestRig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &guestRig{kind: k, bin: binaries(t)}
+	r := &guestRig{kind: k, image: image, bin: binaries(t)}
 	if _, err := os.Stat(filepath.Join(r.bin, "guest-load")); err != nil {
 		t.Fatalf("%v: run make guest-load, or make testbed", err)
 	}
@@ -146,7 +155,7 @@ func bootGuest(t *testing.T, k guestKind) *guestRig {
 	r.must(err)
 	r.site.Advertise(inGuest(r.site.Relay))
 	r.must(r.site.Start(ctx))
-	r.guest, err = guest.Boot(ctx, l, guest.Options{Name: "guest", Image: image, Disks: slices.Concat(k.disks, k.others), Cable: k.cable, Socket: true,
+	r.guest, err = guest.Boot(ctx, l, guest.Options{Name: "guest", Image: image, Disks: slices.Concat(k.disks, k.others), Cable: k.cable, Socket: true, Append: k.line,
 		Reach: []string{r.site.API, r.site.Relay}})
 	r.must(err)
 	t.Cleanup(r.logs)
@@ -179,7 +188,10 @@ func (r *guestRig) logs() {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.t.Context()), 30*time.Second)
 	defer cancel()
-	out, err := r.guest.Run(ctx, "for f in agent load; do tail -n 25 /var/log/$f.log; done; systemctl --no-pager status agent load || true")
+	if console, err := r.guest.Console(); err == nil {
+		r.t.Logf("on its console:\n%s", console[max(0, len(console)-3000):])
+	}
+	out, err := r.guest.Run(ctx, "for f in agent load; do tail -n 25 /var/log/$f.log; done; systemctl --no-pager status agent understudy-agent load || true")
 	r.t.Logf("in the guest (%v):\n%s", err, out)
 }
 

@@ -28,6 +28,14 @@ func Early(ctx context.Context, o Options) (Origin, error) {
 	}
 	s := opened.(*source)
 	defer func() { _ = s.Close() }()
+	disks, err := Discover(ctx)
+	if err != nil {
+		return Origin{}, err
+	}
+	return s.early(ctx, disks)
+}
+
+func (s *source) early(ctx context.Context, disks []Disk) (Origin, error) {
 	origin, err := s.readOrigin()
 	if errors.Is(err, errNoOrigin) {
 		origin, err = s.newOrigin(ctx)
@@ -35,9 +43,9 @@ func Early(ctx context.Context, o Options) (Origin, error) {
 	if err != nil {
 		return Origin{}, err
 	}
-	added, err := s.trackEarly(ctx)
-	if err != nil || len(added) == 0 && len(origin.Disks) > 0 {
-		return origin, err
+	added := s.trackEarly(ctx, disks)
+	if len(added) == 0 && len(origin.Disks) > 0 {
+		return origin, nil
 	}
 	for _, d := range added {
 		origin.Disks[d.ID] = beginning(ctx, d)
@@ -47,7 +55,8 @@ func Early(ctx context.Context, o Options) (Origin, error) {
 
 var errArmed = errors.New("capture: an agent of this boot has begun to capture already")
 
-// newOrigin arms a capture that nobody has used yet.
+// newOrigin arms a capture that nobody has used yet. The agent of this boot may have: what
+// it goes on with is not begun early.
 func (s *source) newOrigin(ctx context.Context) (Origin, error) {
 	if _, goesOn := s.Armed(); goesOn || len(s.Disks()) > 0 {
 		return Origin{}, errArmed
@@ -64,11 +73,7 @@ func inInitramfs() bool {
 
 // trackEarly tracks what can be tracked and is not, as far as dirty maps for it take no
 // more than their share of the memory: smallest first, so that always the same ones are.
-func (s *source) trackEarly(ctx context.Context) (added []Disk, err error) {
-	disks, err := Discover(ctx)
-	if err != nil {
-		return nil, err
-	}
+func (s *source) trackEarly(ctx context.Context, disks []Disk) (added []Disk) {
 	slices.SortStableFunc(disks, func(a, b Disk) int { return int(min(max(a.Size-b.Size, -1), 1)) })
 	left := memoryShare()
 	for _, d := range disks {
@@ -86,7 +91,7 @@ func (s *source) trackEarly(ctx context.Context) (added []Disk, err error) {
 		}
 		added = append(added, d)
 	}
-	return added, nil
+	return added
 }
 
 // memoryShare is how much the dirty maps of disks may take of which nobody knows yet

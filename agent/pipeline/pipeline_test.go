@@ -34,7 +34,8 @@ type world struct {
 	wrap    func(capture.Source) capture.Source // nil for the kernel's own
 	quiesce Quiescer
 	scan    bool
-	memory  int64 // of the journal, bytes
+	memory  int64  // of the journal, bytes
+	spill   string // its disk stage; none if empty
 
 	p      *Pipeline
 	j      *journal.Journal
@@ -74,15 +75,7 @@ func (w *world) note(s string) { w.trace = append(w.trace, s) }
 
 // start runs an agent on what the last one left.
 func (w *world) start(resume capture.Resume) {
-	j, rec, err := journal.Open(journal.Options{MemoryDir: w.dir, MemoryBytes: w.memory, Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	s, err := Recall(rec)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	source{w.k}.Rewind()
+	j, rec, s := w.open()
 	w.j = j
 	w.p = New(Config{
 		Machine: block.MachineID{1}, Log: slog.New(slog.DiscardHandler), Source: w.source(), Journal: j, Relay: w.plant,
@@ -95,6 +88,24 @@ func (w *world) start(resume capture.Resume) {
 	go func() { w.ended <- w.p.Run(ctx) }()
 	w.p.Wish(ctx, desired.State{Disks: w.disks}, w.k.found())
 	w.connect(ctx)
+}
+
+// open takes up the journal.
+func (w *world) open() (*journal.Journal, journal.Recovered, State) {
+	o := journal.Options{MemoryDir: w.dir, MemoryBytes: w.memory, Log: slog.New(slog.DiscardHandler)}
+	if w.spill != "" {
+		o.SpillPath, o.SpillBytes = w.spill, 4<<20
+	}
+	j, rec, err := journal.Open(o)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	s, err := Recall(rec)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	source{w.k}.Rewind()
+	return j, rec, s
 }
 
 func (w *world) source() capture.Source {

@@ -128,6 +128,7 @@ func (p *Pipeline) afterReboot() (*doubt, error) {
 		p.event(desired.Event{
 			Type: "clean-reboot", Severity: desired.Info,
 			Message: fmt.Sprintf("the machine was rebooted at %s: the epoch goes on", p.w.at),
+			Remedy:  "nothing: its disks were captured from the first write on",
 		})
 	}
 	return gap, nil

@@ -65,8 +65,8 @@ func (p *Pipeline) contradiction(w wire.Welcome) *doubt {
 		d := &doubt{reason: frame.ReasonJournalDamaged, detail: p.damaged.Error()}
 		p.damaged = nil
 		return d
-	case p.w.at.Seq == 0:
-		return &doubt{reason: frame.ReasonUncleanStop, detail: "the agent has no memory of its log", whole: p.all()}
+	case p.w.at.Seq == 0, p.State.Epoch == 0: // of the log's frames something may be left without it
+		return &doubt{reason: frame.ReasonUncleanStop, detail: "the agent has no memory of its log: the machine did not stop in order, or the journal was removed", whole: p.all()}
 	case w.Spooled > p.w.at.Seq, w.Epoch > p.w.at.Epoch:
 		return &doubt{
 			reason: frame.ReasonIdentityConflict, whole: p.all(),

@@ -1,0 +1,159 @@
+//go:build testbed
+
+package testbed
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/understudy-dr/understudy/testbed/guest"
+	"github.com/understudy-dr/understudy/testbed/lab"
+)
+
+// packaged are the files of the agent's package that a root disk needs, by their place.
+var packaged = map[string]string{
+	"/usr/lib/systemd/system/understudy-agent.service":                   "units/understudy-agent.service",
+	"/usr/lib/systemd/system/understudy-agent-early.service":             "units/understudy-agent-early.service",
+	"/usr/lib/systemd/system-shutdown/understudy-agent":                  "agent/early/system-shutdown",
+	"/usr/share/initramfs-tools/hooks/understudy-agent":                  "agent/early/initramfs-hook",
+	"/usr/share/initramfs-tools/scripts/local-premount/understudy-agent": "agent/early/initramfs-premount",
+}
+
+// rootSetup makes the workload's disk and the agent's options, and a new initramfs. Free
+// space is zeros on the disk afterwards, so that it can be compared as a whole.
+const rootSetup = `
+mkdir -p /srv/data
+echo 'LABEL=data /srv/data ext4 defaults 0 2' >>/etc/fstab
+echo 'UNDERSTUDY_AGENT_OPTS="--transport tcp --spill-bytes 67108864 --memory-bytes 33554432 --ring-bytes 33554432"' >/etc/default/understudy-agent
+mkdir -p /etc/systemd/system/understudy-agent.service.d
+printf '[Service]\nStandardError=append:/var/log/agent.log\n' >/etc/systemd/system/understudy-agent.service.d/log.conf
+cat >/etc/systemd/system/load.service <<END
+[Unit]
+RequiresMountsFor=/srv/data
+[Service]
+ExecStart=/usr/local/bin/load -ledger ` + guest.LinesPort + ` -seed 8 -pause 150ms data=ext4=/srv/data
+StandardError=append:/var/log/load.log
+[Install]
+WantedBy=multi-user.target
+END
+mkfs.ext4 -q -L data /dev/vdb
+systemctl daemon-reload
+systemctl enable -q understudy-agent understudy-agent-early load
+%s
+mount /srv/data
+sync
+fstrim /
+systemctl start load
+`
+
+// protectedRoot is a guest with its root disk and a data disk protected, the agent's
+// package installed, and its workload going on.
+func protectedRoot(t *testing.T, initramfs bool) *guestRig {
+	t.Helper()
+	r := newGuestRig(t, "loglevel=6")
+	for place, file := range packaged {
+		if initramfs || !strings.Contains(place, "initramfs") {
+			r.must(r.guest.Put(t.Context(), filepath.Join("../installer/linux", file), place))
+		}
+	}
+	r.must(errors.Join(
+		r.guest.Put(t.Context(), filepath.Join(binaries(t), "understudy-agent"), "/usr/bin/understudy-agent"),
+		r.guest.Put(t.Context(), filepath.Join(binaries(t), "guest-load"), "/usr/local/bin/load")))
+	if initramfs {
+		r.run(fmt.Sprintf(rootSetup, "update-initramfs -u"))
+		r.must(r.guest.Get(t.Context(), "/initrd.img", r.guest.Initrd())) // what a boot loader finds from now on
+	} else {
+		r.run(fmt.Sprintf(rootSetup, ""))
+	}
+	r.enrol("understudy-agent")
+	r.disks = []*lab.Disk{{Name: "data", FS: lab.Ext4, Device: "/dev/vdb"}}
+	r.root = &lab.Disk{Name: "root", Device: "/dev/vda"}
+	r.must(r.machine.SetRPO(t.Context(), 3*time.Second))
+	r.must(r.machine.Protect(t.Context(), r.disks[0], r.root))
+	r.untilProtected()
+	return r
+}
+
+// off shuts the machine down, and returns when that was and what its disks hold.
+func (r *guestRig) off() (at time.Time, disks map[string]string) {
+	r.t.Helper()
+	r.must(r.guest.Shutdown(r.t.Context()))
+	at = time.Now()
+	disks = map[string]string{}
+	for name, file := range r.guest.Disks {
+		disks[name] = r.Path(fmt.Sprintf("off-%s-%d", name, at.UnixNano()))
+		out, err := exec.Command("cp", "--sparse=always", file, disks[name]).CombinedOutput()
+		if err != nil {
+			r.t.Fatalf("%v: %s", err, out)
+		}
+	}
+	return at, disks
+}
+
+// wantSame fails if the newest point of that moment is not what the disks held then, but
+// for where the journal lies.
+func (r *guestRig) wantSame(at time.Time, disks map[string]string, journal []extent) {
+	r.t.Helper()
+	got := r.recover(at.Format(time.RFC3339Nano))
+	r.t.Logf("point of %s for the stop before %s", got.Point.Time.Format("15:04:05.000"), at.Format("15:04:05.000"))
+	files, err := got.Files([]*lab.Disk{r.disks[0], r.root})
+	r.must(err)
+	r.must(errors.Join(blank(disks["root"], journal), blank(files["root"], journal)))
+	for name, file := range files {
+		if err := lab.SameBytes(disks[name], file); err != nil {
+			r.t.Errorf("disk %s: %v", name, err)
+		}
+		r.must(os.Remove(disks[name]))
+	}
+	r.must(os.RemoveAll(got.Dir))
+}
+
+// extent is a stretch of a disk, bytes.
+type extent struct{ off, size int64 }
+
+// journalExtents asks the guest's file system where the journal lies on the root's disk,
+// by a tool that is not ours.
+func (r *guestRig) journalExtents() (all []extent) {
+	r.t.Helper()
+	start, err := strconv.ParseInt(r.run("cat /sys/block/vda/vda1/start"), 10, 64)
+	r.must(err)
+	//  0:        0..   16383:      98304..    114687:  16384:             last,eof
+	for _, line := range strings.Split(r.run("filefrag -v -b4096 /var/lib/understudy-agent/spill.hrl"), "\n") {
+		f := strings.FieldsFunc(line, func(c rune) bool { return c == ':' || c == '.' || c == ' ' })
+		if len(f) < 6 {
+			continue
+		}
+		if _, err := strconv.Atoi(f[0]); err != nil {
+			continue
+		}
+		at, errAt := strconv.ParseInt(f[3], 10, 64)
+		n, errN := strconv.ParseInt(f[5], 10, 64)
+		if errAt == nil && errN == nil {
+			all = append(all, extent{start*512 + at*4096, n * 4096})
+		}
+	}
+	if len(all) == 0 {
+		r.t.Fatal("the journal lies nowhere")
+	}
+	return all
+}
+
+// blank makes zeros of what nobody compares.
+func blank(file string, extents []extent) error {
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	for _, e := range extents {
+		_, errW := f.WriteAt(make([]byte, e.size), e.off)
+		err = errors.Join(err, errW)
+	}
+	return errors.Join(err, f.Sync(), f.Close())
+}
