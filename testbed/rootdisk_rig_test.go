@@ -3,8 +3,10 @@
 package testbed
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,7 +28,7 @@ var packaged = map[string]string{
 	"/usr/share/initramfs-tools/scripts/local-premount/understudy-agent": "agent/early/initramfs-premount",
 }
 
-// rootSetup makes the workload's disk and the agent's options, and a new initramfs. Free
+// rootSetup makes the workload's disk and the agent's options. Free
 // space is zeros on the disk afterwards, so that it can be compared as a whole.
 const rootSetup = `
 mkdir -p /srv/data
@@ -46,7 +48,6 @@ END
 mkfs.ext4 -q -L data /dev/vdb
 systemctl daemon-reload
 systemctl enable -q understudy-agent understudy-agent-early load
-%s
 mount /srv/data
 sync
 fstrim /
@@ -55,23 +56,17 @@ systemctl start load
 
 // protectedRoot is a guest with its root disk and a data disk protected, the agent's
 // package installed, and its workload going on.
-func protectedRoot(t *testing.T, initramfs bool) *guestRig {
+func protectedRoot(t *testing.T) *guestRig {
 	t.Helper()
 	r := newGuestRig(t, "loglevel=6")
 	for place, file := range packaged {
-		if initramfs || !strings.Contains(place, "initramfs") {
-			r.must(r.guest.Put(t.Context(), filepath.Join("../installer/linux", file), place))
-		}
+		r.must(r.guest.Put(t.Context(), filepath.Join("../installer/linux", file), place))
 	}
 	r.must(errors.Join(
 		r.guest.Put(t.Context(), filepath.Join(binaries(t), "understudy-agent"), "/usr/bin/understudy-agent"),
 		r.guest.Put(t.Context(), filepath.Join(binaries(t), "guest-load"), "/usr/local/bin/load")))
-	if initramfs {
-		r.run(fmt.Sprintf(rootSetup, "update-initramfs -u"))
-		r.must(r.guest.Get(t.Context(), "/initrd.img", r.guest.Initrd())) // what a boot loader finds from now on
-	} else {
-		r.run(fmt.Sprintf(rootSetup, ""))
-	}
+	r.run(rootSetup)
+	r.must(r.updateInitramfs())
 	r.enrol("understudy-agent")
 	r.disks = []*lab.Disk{{Name: "data", FS: lab.Ext4, Device: "/dev/vdb"}}
 	r.root = &lab.Disk{Name: "root", Device: "/dev/vda"}
@@ -79,6 +74,37 @@ func protectedRoot(t *testing.T, initramfs bool) *guestRig {
 	r.must(r.machine.Protect(t.Context(), r.disks[0], r.root))
 	r.untilProtected()
 	return r
+}
+
+// updateInitramfs has the guest make its initramfs anew, and boot with it from the next
+// Start on. That takes an emulated machine minutes, and gives the same for the same agent
+// and image: it is kept beside the image.
+func (r *guestRig) updateInitramfs() error {
+	h := sha256.New()
+	for _, file := range []string{filepath.Join(binaries(r.t), "understudy-agent"), "../installer/linux/agent/early/initramfs-hook", "../installer/linux/agent/early/initramfs-premount"} {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		h.Write(b)
+	}
+	fmt.Fprint(h, rootSetup) // has the options, which go in, too
+	kept := filepath.Join(r.image.Dir, fmt.Sprintf("initrd-%x", h.Sum(nil)[:8]))
+	if _, err := os.Stat(kept); errors.Is(err, fs.ErrNotExist) {
+		r.run("update-initramfs -u; sync")
+		if err := errors.Join(r.guest.Get(r.t.Context(), "/initrd.img", kept+".part"), os.Rename(kept+".part", kept)); err != nil {
+			return err
+		}
+	}
+	return copyFile(kept, r.guest.Initrd())
+}
+
+func copyFile(from, to string) error {
+	out, err := exec.Command("cp", "--sparse=always", from, to).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
 }
 
 // off shuts the machine down, and returns when that was and what its disks hold.
@@ -89,10 +115,7 @@ func (r *guestRig) off() (at time.Time, disks map[string]string) {
 	disks = map[string]string{}
 	for name, file := range r.guest.Disks {
 		disks[name] = r.Path(fmt.Sprintf("off-%s-%d", name, at.UnixNano()))
-		out, err := exec.Command("cp", "--sparse=always", file, disks[name]).CombinedOutput()
-		if err != nil {
-			r.t.Fatalf("%v: %s", err, out)
-		}
+		r.must(copyFile(file, disks[name]))
 	}
 	return at, disks
 }

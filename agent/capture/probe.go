@@ -44,6 +44,9 @@ type Report struct {
 	Answer Answer       `json:"answer"`
 	Checks []Check      `json:"checks"`
 	Disks  []DiskReport `json:"disks"`
+	// Reboot says whether an epoch goes on over a clean reboot. It does not count for
+	// Answer: where it does not the disks are compared by hash.
+	Reboot []Check `json:"reboot,omitempty"`
 }
 
 // WriteText renders the report for people.
@@ -58,6 +61,10 @@ func (r Report) WriteText(w io.Writer) error {
 	for _, d := range r.Disks {
 		fmt.Fprintf(t, "\n%s  %s  %s:\t%s\n", d.Path, orDash(d.Name), bytesText(d.Size), d.Answer)
 		writeChecks(t, d.Checks)
+	}
+	if len(r.Reboot) > 0 {
+		fmt.Fprintf(t, "\na clean reboot without a resync:\t%s\n", sumUp(r.Reboot))
+		writeChecks(t, r.Reboot)
 	}
 	return t.Flush()
 }
@@ -86,4 +93,18 @@ func bytesText(n int64) string {
 		v, i = v/1024, i+1
 	}
 	return strings.TrimSuffix(fmt.Sprintf("%.1f", v), ".0") + " " + units[i]
+}
+
+// sumUp is no if anything is missing, unknown if anything could not be told.
+func sumUp(checks []Check) Answer {
+	sum := Yes
+	for _, c := range checks {
+		if c.Answer == No {
+			return No
+		}
+		if c.Answer == Unknown {
+			sum = Unknown
+		}
+	}
+	return sum
 }

@@ -35,21 +35,8 @@ func Probe(ctx context.Context) Report {
 	r.Checks = append(r.Checks, programs...)
 	r.Answer = sumUp(r.Checks)
 	r.Disks = probeDisks(ctx, bitwise)
+	r.Reboot = probeReboot(r.Kernel, r.Disks)
 	return r
-}
-
-// sumUp is no if anything is missing, unknown if anything could not be told.
-func sumUp(checks []Check) Answer {
-	sum := Yes
-	for _, c := range checks {
-		if c.Answer == No {
-			return No
-		}
-		if c.Answer == Unknown {
-			sum = Unknown
-		}
-	}
-	return sum
 }
 
 // verdict turns an error into an answer: unsupported is a no, anything else could

@@ -17,6 +17,17 @@ const (
 	settings     = "/etc/default/understudy-agent"
 )
 
+// atBoot is what begins the capture of a boot and ends it.
+var atBoot = []string{
+	"/usr/lib/systemd/system/sysinit.target.wants/understudy-agent-early.service",
+	"/usr/lib/systemd/system/multi-user.target.wants/understudy-agent-unused.service",
+	"/usr/lib/systemd/system-shutdown/understudy-agent",
+	"/usr/lib/dracut/modules.d/90understudy-agent/module-setup.sh",
+	"/usr/lib/dracut/modules.d/90understudy-agent/early.sh",
+	"/usr/share/initramfs-tools/hooks/understudy-agent",
+	"/usr/share/initramfs-tools/scripts/local-premount/understudy-agent",
+}
+
 // TestAgentsDeb goes through the life of an installed agent.
 func TestAgentsDeb(t *testing.T) {
 	tr := newTree(t)
@@ -26,6 +37,7 @@ func TestAgentsDeb(t *testing.T) {
 
 	tr.install("understudy-agent", older)
 	tr.expect("installed", []string{enabledAgent, settings, "/usr/bin/understudy-agent"}, []string{"/var/lib/understudy-agent"})
+	tr.expect("installed", atBoot, nil)
 	tr.version("/usr/bin/understudy-agent", older)
 
 	tr.write(identity, "{}")
@@ -125,7 +137,10 @@ func TestUnits(t *testing.T) {
 	for unit, threshold := range map[string]string{
 		// The agent reads whole disks, loads programs into the kernel and runs scripts; its unit says why.
 		"understudy-agent.service": "56",
-		"understudy.service":       "16",
+		// They end before anybody else begins.
+		"understudy-agent-early.service":  "100",
+		"understudy-agent-unused.service": "100",
+		"understudy.service":              "16",
 	} {
 		if said := tr.in("systemd-analyze", "verify", "--man=no", "/usr/lib/systemd/system/"+unit); said != "" {
 			t.Errorf("%s: %s", unit, said)

@@ -34,6 +34,7 @@ func TestAgentsRPM(t *testing.T) {
 	tr.rpm("--install", file)
 	tr.version("/usr/bin/understudy-agent", older)
 	tr.expect("installed", []string{enabledAgent, settings}, nil) // Debian's preset enables
+	tr.expect("installed", atBoot[:5], nil)
 	tr.write(identity, "{}")
 	tr.write(settings, "UNDERSTUDY_AGENT_OPTS=\"--log-json\"\n")
 	pins := capturing(t, bpffs)
