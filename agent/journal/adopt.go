@@ -26,7 +26,7 @@ func (j *Journal) adopt(memory, disk stage, rec *Recovered) {
 	rec.SameBoot = memory.sameBoot
 	rec.Clean = from.saved.CleanStop && from.Current
 	rec.State.CleanStop = rec.Clean
-	j.state, j.place = rec.State, from.saved.Place
+	j.state, j.place, j.blocks = rec.State, from.saved.Place, from.saved.Blocks
 
 	j.mark = from.Mark
 	if items := j.merge(memory, disk); !memory.sameBoot && !rec.Clean && len(items) > 0 {

@@ -63,6 +63,7 @@ type Journal struct {
 	files  hrl.Files
 	boot   bootID
 	place  string // digest of where the disk stage lay at Open; empty where that cannot be told
+	blocks string // the same without the disk's number
 
 	appending sync.Mutex // held by Append over its disk write; before mu
 

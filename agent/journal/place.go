@@ -24,26 +24,33 @@ type Place struct {
 	Extents []block.Extent // bytes of that disk, ascending
 }
 
-// digest tells one place from another.
-func (p Place) digest() string {
+// digest tells one place from another; blocks does so in another boot, in which the disk
+// may have another number.
+func (p Place) digest() string { return digest(p.Dev, p.Extents) }
+func (p Place) blocks() string { return digest(p.Extents) }
+
+func digest(what ...any) string {
 	h := sha256.New()
-	fmt.Fprintln(h, p.Dev, p.Extents)
+	fmt.Fprintln(h, what...)
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
 // locate finds the disk stage and compares with where the saved state knew it.
 func (j *Journal) locate(rec *Recovered) {
-	before := j.place
-	j.place = ""
+	before, blocks := j.place, j.blocks
+	j.place, j.blocks = "", ""
 	if j.spill != nil {
 		p, err := placeOf(j.spill.Path())
 		if err != nil {
 			j.log.Warn("journal cannot be excluded from capture: its disk must not be protected", "path", j.spill.Path(), "err", err)
 		} else {
-			j.place = p.digest()
+			j.place, j.blocks = p.digest(), p.blocks()
 		}
 	}
 	rec.Moved = before != "" && before != j.place
+	if !rec.SameBoot && blocks != "" {
+		rec.Moved = blocks != j.blocks
+	}
 }
 
 // SpillExtents says where the disk stage lies: its path, the device number of the

@@ -163,6 +163,42 @@ func TestMovedFileIsNoticed(t *testing.T) {
 	}
 }
 
+// TestDiskWithAnotherNumber: the next boot may number its disks in another order, and the
+// file lies where it lay. Within one boot another number is another disk.
+func TestDiskWithAnotherNumber(t *testing.T) {
+	for _, c := range []struct{ boots, moved bool }{{true, false}, {false, true}} {
+		dir, disk := mounted(t, "mkfs.ext4", "-q")
+		o := testOptions(t, 64<<10, 1<<20)
+		o.boot = bootID{1}
+		o.SpillPath = filepath.Join(dir, "spill.hrl")
+		j, _ := mustOpen(t, o)
+		if err := j.SaveDurable(State{CleanStop: true}); err != nil {
+			t.Fatal(err)
+		}
+		j.Close()
+		run(t, "umount", dir)
+		image := run(t, "losetup", "-n", "-O", "BACK-FILE", disk)
+		again := run(t, "losetup", "-P", "-f", "--show", image)
+		t.Cleanup(func() { exec.Command("losetup", "-d", again).Run() })
+		run(t, "addpart", again, "1", "2048", "4096")
+		run(t, "addpart", again, "2", "10240", "800000")
+		partition := again + "p2"
+		if _, err := os.Stat(partition); err != nil {
+			partition = nodeOf(t, filepath.Base(partition))
+		}
+		run(t, "mount", partition, dir)
+		if c.boots {
+			o = reboot(t, o)
+		}
+		j, rec := mustOpen(t, o)
+		if rec.Moved != c.moved {
+			t.Errorf("rebooted %t: moved %t, want %t", c.boots, rec.Moved, c.moved)
+		}
+		j.Close()
+		run(t, "umount", dir)
+	}
+}
+
 // TestFullFileSystem makes a journal where there is no room.
 func TestFullFileSystem(t *testing.T) {
 	if os.Geteuid() != 0 {

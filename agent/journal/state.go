@@ -36,6 +36,8 @@ type saved struct {
 	State
 	// Place tells the disk stage's place on its disk; empty if it cannot be told.
 	Place string `json:"place,omitempty"`
+	// Blocks tells it without the disk's number, which may be another in the next boot.
+	Blocks string `json:"blocks,omitempty"`
 }
 
 // decodeState reads a saved state; one that cannot be read is none.
@@ -78,7 +80,7 @@ func (j *Journal) saveState(s State) (saved, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	s.BootID, s.SavedAt = j.boot.String(), time.Now().UTC()
-	v := saved{State: s, Place: j.place}
+	v := saved{State: s, Place: j.place, Blocks: j.blocks}
 	b, err := v.fit()
 	if err != nil {
 		return v, err
