@@ -33,14 +33,14 @@ var packaged = map[string]string{
 const rootSetup = `
 mkdir -p /srv/data
 echo 'LABEL=data /srv/data ext4 defaults 0 2' >>/etc/fstab
-echo 'UNDERSTUDY_AGENT_OPTS="--transport tcp --spill-bytes 67108864 --memory-bytes 33554432 --ring-bytes 33554432"' >/etc/default/understudy-agent
+echo 'UNDERSTUDY_AGENT_OPTS="--transport tcp --spill-bytes 33554432 --memory-bytes 16777216 --ring-bytes 33554432"' >/etc/default/understudy-agent
 mkdir -p /etc/systemd/system/understudy-agent.service.d
 printf '[Service]\nStandardError=append:/var/log/agent.log\n' >/etc/systemd/system/understudy-agent.service.d/log.conf
 cat >/etc/systemd/system/load.service <<END
 [Unit]
 RequiresMountsFor=/srv/data
 [Service]
-ExecStart=/usr/local/bin/load -ledger ` + guest.LinesPort + ` -seed 8 -pause 150ms data=ext4=/srv/data
+ExecStart=/usr/local/bin/load -ledger ` + guest.LinesPort + ` -seed 8 -pause 500ms data=ext4=/srv/data
 StandardError=append:/var/log/load.log
 [Install]
 WantedBy=multi-user.target
@@ -49,6 +49,7 @@ mkfs.ext4 -q -L data /dev/vdb
 systemctl daemon-reload
 systemctl enable -q understudy-agent understudy-agent-early load
 mount /srv/data
+rm -rf /var/cache/apt /var/lib/apt/lists
 sync
 fstrim /
 systemctl start load
@@ -59,6 +60,7 @@ systemctl start load
 func protectedRoot(t *testing.T) *guestRig {
 	t.Helper()
 	r := newGuestRig(t, "loglevel=6")
+	r.patience = 20 // the first copy is of all that a Debian has
 	for place, file := range packaged {
 		r.must(r.guest.Put(t.Context(), filepath.Join("../installer/linux", file), place))
 	}
