@@ -59,14 +59,14 @@ systemctl start load
 // package installed, and its workload going on.
 func protectedRoot(t *testing.T) *guestRig {
 	t.Helper()
-	r := newGuestRig(t, "loglevel=6")
+	k := oneDisk()
+	k.line = "loglevel=6" // what the shutdown's hook says goes to the console
+	r := bootGuest(t, k)
 	r.patience = 20 // the first copy is of all that a Debian has
 	for place, file := range packaged {
 		r.must(r.guest.Put(t.Context(), filepath.Join("../installer/linux", file), place))
 	}
-	r.must(errors.Join(
-		r.guest.Put(t.Context(), filepath.Join(binaries(t), "understudy-agent"), "/usr/bin/understudy-agent"),
-		r.guest.Put(t.Context(), filepath.Join(binaries(t), "guest-load"), "/usr/local/bin/load")))
+	r.must(r.guest.Put(t.Context(), filepath.Join(r.bin, "understudy-agent"), "/usr/bin/understudy-agent"))
 	r.run(rootSetup)
 	r.must(r.updateInitramfs())
 	r.enrol("understudy-agent")
@@ -83,7 +83,7 @@ func protectedRoot(t *testing.T) *guestRig {
 // and image: it is kept beside the image.
 func (r *guestRig) updateInitramfs() error {
 	h := sha256.New()
-	for _, file := range []string{filepath.Join(binaries(r.t), "understudy-agent"), "../installer/linux/agent/early/initramfs-hook", "../installer/linux/agent/early/initramfs-premount"} {
+	for _, file := range []string{filepath.Join(r.bin, "understudy-agent"), "../installer/linux/agent/early/initramfs-hook", "../installer/linux/agent/early/initramfs-premount"} {
 		b, err := os.ReadFile(file)
 		if err != nil {
 			return err
