@@ -6,16 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/understudy-dr/understudy/agent/capture"
 	"github.com/understudy-dr/understudy/pkg/obs"
 )
-
-// earlyLimit is how long a boot waits for the capture, at most.
-const earlyLimit = 30 * time.Second
 
 func newEarly() *cobra.Command {
 	o := runOptions{}
@@ -32,9 +28,7 @@ func newEarly() *cobra.Command {
 			if err := o.complete(level, transport); err != nil {
 				return err
 			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), earlyLimit)
-			defer cancel()
-			return runEarly(ctx, o, obs.NewLog(os.Stderr, slog.LevelWarn, o.logJSON))
+			return runEarly(cmd.Context(), o, obs.NewLog(os.Stderr, slog.LevelWarn, o.logJSON))
 		},
 	}
 	o.flags(cmd.Flags(), &level, &transport)

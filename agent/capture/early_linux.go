@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -104,8 +105,13 @@ func memoryShare() int64 {
 	return int64(uint64(info.Totalram) * uint64(info.Unit) / 32)
 }
 
+// earlyLimit is how long a boot waits for a disk that does not answer.
+const earlyLimit = 30 * time.Second
+
 // beginning looks at a disk that is tracked since a moment.
 func beginning(ctx context.Context, d Disk) Beginning {
+	ctx, cancel := context.WithTimeout(ctx, earlyLimit)
+	defer cancel()
 	// What was submitted before is counted when it is done.
 	err := barrier(ctx, []Disk{d})
 	if err == nil {
