@@ -98,7 +98,7 @@ func (r *guestRig) updateInitramfs() error {
 			return err
 		}
 	}
-	return copyFile(kept, r.guest.Initrd())
+	return r.guest.SetInitrd(kept)
 }
 
 func copyFile(from, to string) error {

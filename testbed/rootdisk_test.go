@@ -52,7 +52,10 @@ func TestRootDiskPowerCut(t *testing.T) {
 // TestRootDiskPanic: the kernel panics. What only its memory had is gone.
 func TestRootDiskPanic(t *testing.T) {
 	r := protectedRoot(t)
+	r.must(r.guest.Shutdown(t.Context()))
+	r.must(r.guest.Start(t.Context()))
 	r.verifyFresh()
+	r.wantEpoch(1)
 	before := r.untilPoint(r.now())
 	r.must(r.guest.Panic(t.Context()))
 	r.wantUnclean(before)
@@ -65,14 +68,15 @@ func TestRootDiskHookSkipped(t *testing.T) {
 	r.verifyFresh()
 	before := r.untilPoint(r.now())
 	r.run("chmod -x /usr/lib/systemd/system-shutdown/understudy-agent")
-	r.must(r.guest.Reboot(t.Context()))
+	r.must(r.guest.Shutdown(t.Context()))
+	r.must(r.guest.Start(t.Context()))
 	r.wantUnclean(before)
 	if e := r.lastEvent("unclean-stop"); !strings.Contains(e.Message, "did not stop in order") {
 		t.Errorf("the event says %q", e.Message)
 	}
 	r.run("chmod +x /usr/lib/systemd/system-shutdown/understudy-agent; systemctl disable -q understudy-agent-early")
 	before = r.untilPoint(r.now())
-	r.must(copyFile(r.image.Initrd(), r.guest.Initrd())) // one from before the package
+	r.must(r.guest.SetInitrd(r.image.Initrd())) // one from before the package
 	r.must(r.guest.Shutdown(t.Context()))
 	r.must(r.guest.Start(t.Context()))
 	r.wantUncleanAfter(2, before)

@@ -186,10 +186,15 @@ const LinesPort = "/dev/virtio-ports/lines"
 // Lines is the file of what the guest has written to LinesPort, in all its lives.
 func (g *Guest) Lines() string { return g.lines }
 
-// Initrd is the file of the initramfs that this machine boots with, at first its image's.
-// Whoever made another in the guest puts it here, as a boot loader would: it counts from
-// the next Start on.
-func (g *Guest) Initrd() string { return g.initrd }
+// SetInitrd has the machine boot with this initramfs from the next Start on, as a boot
+// loader would that finds another one. A qemu that runs goes on with the one it has.
+func (g *Guest) SetInitrd(file string) error {
+	fresh := g.initrd + ".new" // qemu has the old one mapped
+	if _, err := run(context.Background(), "cp", file, fresh); err != nil {
+		return err
+	}
+	return os.Rename(fresh, g.initrd)
+}
 
 // Addr is where the host finds the guest's ssh.
 func (g *Guest) Addr() string { return g.addr }
