@@ -36,6 +36,9 @@ func newEarly() *cobra.Command {
 }
 
 func runEarly(ctx context.Context, o runOptions, log *slog.Logger) error {
+	if o.capture == captureScan {
+		return nil // nothing is captured here
+	}
 	origin, err := capture.Early(ctx, capture.Options{Instance: o.instance, RingBytes: o.ringBytes, Log: log})
 	if errors.Is(err, capture.ErrBusy) {
 		return nil // the agent itself runs
