@@ -1,0 +1,393 @@
+package push
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/understudy-dr/understudy/pkg/problem"
+)
+
+// bring installs the agent on a target, or finds out whether it could.
+func (p *pusher) bring(ctx context.Context, t *target, r *Result) error {
+	p.tell(t, "check", "what the machine is")
+	f, err := t.facts(ctx)
+	if err != nil {
+		return err
+	}
+	i := &install{pusher: p, target: t, facts: f}
+	defer i.close()
+	if err := i.look(ctx); err != nil {
+		return err
+	}
+	r.Findings, r.Machine, r.Version = i.findings, i.facts.identity.Machine, i.facts.version
+	fresh := f.installed == "" || p.Verb == Upgrade && i.version != "" && f.version != i.version
+	enrol := f.identity.Machine == ""
+	switch {
+	case unfit(i.findings):
+		r.Outcome, r.Message = Unfit, unfitText(i.findings)
+		return nil
+	case p.Verb == Check:
+		r.Outcome, r.Message = Fit, "an install would go well"
+		if !enrol && f.installed != "" {
+			r.Message = "already installed, version " + f.version
+		}
+		return nil
+	case !fresh && !enrol:
+		r.Outcome, r.Message = Unchanged, "already installed, version "+f.version
+		if f.active != "active" {
+			r.Message += "; its service is " + f.active + ": see journalctl -u understudy-agent there"
+		}
+		return nil
+	}
+	if err := i.do(ctx, fresh, enrol); err != nil {
+		return i.undo(ctx, err)
+	}
+	r.Outcome, r.Machine, r.Version = Installed, i.machine, i.version
+	r.Message = fmt.Sprintf("installed, version %s, as machine %s", i.version, i.machine)
+	if f.installed != "" && fresh {
+		r.Outcome, r.Message = Upgraded, fmt.Sprintf("upgraded from version %s to %s, machine %s", f.version, i.version, i.machine)
+	}
+	return p.protect(ctx, t, i.machine)
+}
+
+func unfitText(findings []Finding) string {
+	var texts []string
+	for _, f := range findings {
+		if f.Answer == No {
+			texts = append(texts, f.Check)
+		}
+	}
+	return "not fit: " + strings.Join(texts, ", ")
+}
+
+// protect has the control plane protect disks of a machine that has just reported.
+func (p *pusher) protect(ctx context.Context, t *target, machine string) error {
+	if len(p.Protect) == 0 {
+		return nil
+	}
+	p.tell(t, "protect", "%s", strings.Join(p.Protect, ", "))
+	if err := p.Plane.Protect(ctx, machine, p.Protect); err != nil {
+		return problem.New(problem.CodeOf(err), "understudy protect "+machine+" "+strings.Join(p.Protect, " "), "the agent is installed on %s, but its disks are not protected: %v", t.name, err)
+	}
+	return nil
+}
+
+// install is an install or upgrade of one target under way.
+type install struct {
+	*pusher
+	target   *target
+	facts    *facts
+	findings []Finding
+	stage    *stage // nil where nothing was copied
+	version  string // of the agent that was copied
+	machine  string // what the target is to the control plane
+
+	token string                        // id of the one that was made
+	back  []func(context.Context) error // takes back what was done, the last first
+}
+
+func (i *install) close() {
+	if i.stage != nil {
+		i.stage.close()
+	}
+}
+
+// look finds everything that keeps an agent from this machine, not only the first.
+func (i *install) look(ctx context.Context) error {
+	t, f := i.target, i.facts
+	i.findings = judgeSystem(f)
+	ahead, unsure, err := t.clock(ctx)
+	if err != nil {
+		return err
+	}
+	i.findings = append(i.findings, judgeClock(ahead-i.ahead, unsure+i.unsure), t.becomeRoot(ctx, f, i.Options))
+	known, err := i.lookInstalled(ctx)
+	if err != nil {
+		return err
+	}
+	i.findings = append(i.findings, judgeInstalled(f, i.Options, known)...)
+	if f.installed != "" && known != nil && i.Verb == Install {
+		return nil // there is nothing to bring
+	}
+	return i.lookWithAgent(ctx)
+}
+
+func (i *install) lookInstalled(ctx context.Context) (*Machine, error) {
+	if i.target.root == byNothing {
+		return nil, nil
+	}
+	if err := i.target.installedFacts(ctx, i.facts); err != nil {
+		return nil, err
+	}
+	if i.facts.identity.Machine == "" {
+		return nil, nil
+	}
+	m, err := i.Plane.Machine(ctx, i.facts.identity.Machine)
+	if problem.CodeOf(err) == problem.MachineUnknown {
+		return nil, nil
+	}
+	i.machine = m.ID
+	return &m, err
+}
+
+// lookWithAgent copies the agent and has it look.
+func (i *install) lookWithAgent(ctx context.Context) error {
+	arch := archOf[i.facts.machine]
+	if i.facts.system != "Linux" || arch == "" || len(i.facts.missing) > 0 {
+		return nil // it could not run, and that is among the findings
+	}
+	agent, err := i.Agents.Find(arch)
+	if p := asProblem(err); p != nil {
+		i.findings = append(i.findings, Finding{"agent", No, p.Detail, p.Remedy})
+		return nil
+	} else if err != nil {
+		return err
+	}
+	files := []Agent{agent}
+	if i.Package != "" && i.Verb != Check {
+		deb, err := describePackage(i.Package)
+		if err != nil {
+			return err
+		}
+		files = append(files, deb)
+	}
+	i.tell(i.target, "copy", "")
+	i.stage, err = i.pusher.stage(ctx, i.target, files...)
+	if f, ok := judgeStage(err); ok {
+		i.findings = append(i.findings, f)
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return i.probe(ctx)
+}
+
+// probe has the agent that was copied look at the machine.
+func (i *install) probe(ctx context.Context) error {
+	i.tell(i.target, "check", "what the agent finds")
+	agent := quote(i.stage.path(stagedAgent))
+	out, err := i.target.asRoot(ctx, agent+" --version", nil)
+	if err != nil {
+		return fmt.Errorf("the agent does not run on %s: %w", i.target.name, err)
+	}
+	words := strings.Fields(out)
+	if len(words) == 0 {
+		return fmt.Errorf("the agent on %s does not tell its version", i.target.name)
+	}
+	i.version = words[len(words)-1]
+	if err := i.packageVersion(ctx); err != nil {
+		return err
+	}
+	api, relays := i.server(i.target)
+	script := agent + " probe --output json --reach " + quote(api)
+	for _, r := range relays {
+		script += " --reach " + quote(r)
+	}
+	out, err = i.target.asRoot(ctx, script, nil)
+	if failed := (*scriptError)(nil); errors.As(err, &failed) && failed.code < 0 {
+		return err
+	}
+	var found probe
+	if jsonErr := json.Unmarshal([]byte(out), &found); jsonErr != nil {
+		return fmt.Errorf("the agent on %s cannot tell about the machine: %w", i.target.name, errors.Join(err, jsonErr))
+	}
+	i.findings = append(i.findings, judgeProbe(found, i.Protect, i.target.root != byNothing)...)
+	return nil
+}
+
+// packageVersion is the version that a package brings, which may be another than that of
+// the agent that looks.
+func (i *install) packageVersion(ctx context.Context) error {
+	if i.Package == "" || i.Verb == Check || i.facts.packager == "" {
+		return nil
+	}
+	file := quote(i.stage.path(stagedName(1, Agent{Path: i.Package})))
+	ask := map[string]string{"dpkg": "dpkg-deb --field " + file + " Version", "rpm": "rpm --query --package --queryformat '%{VERSION}' " + file}[i.facts.packager]
+	out, err := i.target.asRoot(ctx, ask, nil)
+	if err != nil {
+		return problem.New(problem.Invalid, "check --package", "%s does not take %s for a package: %v", i.target.name, i.Package, err)
+	}
+	i.version = strings.TrimSpace(out)
+	return nil
+}
+
+// do installs what was copied, enrols the machine and waits until it has reported.
+func (i *install) do(ctx context.Context, fresh, enrol bool) error {
+	began := time.Now().Add(i.ahead - i.unsure) // by the control plane's clock, at the latest
+	if fresh {
+		if err := i.place(ctx); err != nil {
+			return err
+		}
+	} else {
+		i.version = i.facts.version
+	}
+	if enrol {
+		if err := i.enrol(ctx); err != nil {
+			return err
+		}
+	}
+	return i.await(ctx, began)
+}
+
+// place installs the program.
+func (i *install) place(ctx context.Context) error {
+	t, f := i.target, i.facts
+	i.tell(t, "install", "version %s", i.version)
+	if i.Package != "" {
+		return i.placePackage(ctx)
+	}
+	agent, old := quote(i.stage.path(stagedAgent)), quote(i.stage.path("old"))
+	if f.installed == bare {
+		if _, err := t.asRoot(ctx, "cp -p "+quote(f.program)+" "+old+" && chmod 700 "+old, nil); err != nil {
+			return fmt.Errorf("keeping the agent that is there: %w", err)
+		}
+		i.undoBy("putting the old agent back", old+" install")
+	} else {
+		i.undoBy("uninstalling", agent+" uninstall"+i.purgeNew())
+	}
+	f.program = "/usr/local/bin/understudy-agent"
+	if _, err := t.asRoot(ctx, agent+" install", nil); err != nil {
+		return fmt.Errorf("installing the agent: %w", err)
+	}
+	return nil
+}
+
+// purgeNew has an uninstall take the state with it, unless it was there before.
+func (i *install) purgeNew() string {
+	if i.facts.state {
+		return ""
+	}
+	return " --purge"
+}
+
+// placePackage leaves the rest to the package manager, which takes a package that failed
+// back by itself. The old one of an upgrade is nowhere: it stays the newer.
+func (i *install) placePackage(ctx context.Context) error {
+	manager := i.facts.packager
+	file := quote(i.stage.path(stagedName(1, Agent{Path: i.Package})))
+	if i.facts.installed == "" {
+		i.undoBy("removing the package", removePackage(manager, !i.facts.state))
+	}
+	put := map[string]string{"dpkg": "DEBIAN_FRONTEND=noninteractive dpkg --install " + file, "rpm": "rpm --upgrade " + file}[manager]
+	if _, err := i.target.asRoot(ctx, put, nil); err != nil {
+		return fmt.Errorf("installing the package: %w", err)
+	}
+	i.facts.program = "/usr/bin/understudy-agent"
+	return nil
+}
+
+// removePackage is the script for it; rpm knows no purge.
+func removePackage(manager string, purge bool) string {
+	switch {
+	case manager == "dpkg" && purge:
+		return "dpkg --purge understudy-agent"
+	case manager == "dpkg":
+		return "dpkg --remove understudy-agent"
+	case purge:
+		return "rpm --erase understudy-agent && rm -rf /var/lib/understudy-agent"
+	default:
+		return "rpm --erase understudy-agent"
+	}
+}
+
+// enrol gives the machine its identity, which starts the service. The token goes by
+// standard input and lives in no file.
+func (i *install) enrol(ctx context.Context) error {
+	i.tell(i.target, "enrol", "")
+	secret, id, err := i.Plane.Token(ctx, "push to "+i.target.name)
+	if err != nil {
+		return err
+	}
+	i.token = id
+	if i.facts.installed != "" || i.facts.state { // else the uninstall takes it along
+		i.undoBy("taking the identity away", "systemctl stop understudy-agent; cd /var/lib/understudy-agent && rm -f identity.json identity.pem enrolling.pem")
+	}
+	api, _ := i.server(i.target)
+	_, err = i.target.asRoot(ctx, quote(i.facts.program)+" enrol --server "+quote(api)+" --token-file -", strings.NewReader(secret+"\n"))
+	if again := i.target.installedFacts(ctx, i.facts); err == nil {
+		err = again
+	}
+	if i.machine = i.facts.identity.Machine; i.machine != "" {
+		i.token = ""
+		i.back = append(i.back, func(ctx context.Context) error { return i.Plane.Remove(ctx, i.machine) })
+	}
+	if err != nil {
+		return fmt.Errorf("enrolling: %w", err)
+	}
+	if i.machine == "" {
+		return errors.New("enrolling: the machine has no identity afterwards")
+	}
+	return nil
+}
+
+// pollEvery is how often the control plane is asked whether a machine has reported.
+const pollEvery = 500 * time.Millisecond
+
+// await waits for the machine's report by the agent that was installed.
+func (i *install) await(ctx context.Context, began time.Time) error {
+	i.tell(i.target, "wait", "for its first report")
+	limit := time.NewTimer(i.Wait)
+	defer limit.Stop()
+	for {
+		m, err := i.Plane.Machine(ctx, i.machine)
+		if err == nil && m.Reported.After(began) && m.Version == i.version {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-limit.C:
+			return problem.New(problem.Unavailable, "see what its log says; push again once that is put right",
+				"%s has not reported within %s (%s)", i.target.name, i.Wait, i.service(ctx))
+		case <-time.After(pollEvery):
+		}
+	}
+}
+
+// service is what the target says of the agent's service, in a line.
+func (i *install) service(ctx context.Context) string {
+	out, err := i.target.asRoot(ctx, "systemctl is-active understudy-agent; journalctl -u understudy-agent -n 3 --no-pager -o cat 2>/dev/null; true", nil)
+	if err != nil {
+		return err.Error()
+	}
+	return "its service: " + lastWords(out)
+}
+
+// undoBy notes a script that takes back what comes next.
+func (i *install) undoBy(what, script string) {
+	i.back = append(i.back, func(ctx context.Context) error {
+		if _, err := i.target.asRoot(ctx, script, nil); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		return nil
+	})
+}
+
+// undoTime is how long what was done may take to be taken back.
+const undoTime = 2 * time.Minute
+
+// undo takes back what was done before it failed, and says so in the error.
+func (i *install) undo(ctx context.Context, failed error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+	defer cancel()
+	i.tell(i.target, "undo", "%v", failed)
+	var left error
+	for n := len(i.back) - 1; n >= 0; n-- {
+		left = errors.Join(left, i.back[n](ctx))
+	}
+	if i.token != "" {
+		left = errors.Join(left, i.Plane.Revoke(ctx, i.token))
+	}
+	code, remedy, detail := problem.CodeOf(failed), "", failed.Error()
+	if p := asProblem(failed); p != nil {
+		remedy, detail = p.Remedy, p.Detail
+	}
+	if left != nil {
+		return problem.New(code, "look at the machine; push again goes on, push --uninstall takes it away", "%s; and it could not be taken back: %v", detail, left)
+	}
+	return problem.New(code, remedy, "%s; the machine is as it was", detail)
+}
