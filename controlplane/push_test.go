@@ -144,7 +144,7 @@ func TestPushDryRun(t *testing.T) {
 	for name, login := range map[string][]string{
 		"root by key":                    {"--key", g.Key},
 		"root by password":               {"--password-file", g.Password},
-		"sudo without a password":        {"--key", g.Key, "--user", pushtest.Admin, "--sudo"},
+		"sudo without a password":        {"--key", g.Key, "--user", pushtest.Free, "--sudo"},
 		"sudo with the login's password": {"--password-file", g.Password, "--user", pushtest.Asker, "--sudo"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -175,7 +175,7 @@ func TestPushTellsAllThatIsInTheWay(t *testing.T) {
 	closed.Close()
 	p := pushTo(t, "--key", g.Key, g.Addr, "--control-plane", closed.Addr().String(), "--protect", "/dev/nosuchdisk")
 	p.want(g.Addr, push.Unfit, exitUnfit)
-	p.no(g.Addr, "clock", "-1h0m", "chrony")
+	p.no(g.Addr, "clock", "behind the control plane's", "chrony")
 	p.no(g.Addr, "service manager", "systemd")
 	p.no(g.Addr, "way to "+closed.Addr().String(), "nothing listens")
 	p.no(g.Addr, "room for the journal's disk stage", "free some")
@@ -195,7 +195,7 @@ func TestPushWithoutRoot(t *testing.T) {
 		pushtest.Guest: {[]string{"--sudo"}, "NOPASSWD"},
 		pushtest.Tied:  {[]string{"--sudo"}, "!requiretty"},
 		pushtest.Asker: {[]string{"--sudo"}, "--password-file"},
-		pushtest.Admin: {nil, "--sudo"},
+		pushtest.Free:  {nil, "--sudo"},
 	} {
 		p := pushTo(t, append(c.args, "--key", g.Key, "--user", user, g.Addr, "--dry-run")...)
 		p.want(g.Addr, push.Unfit, exitUnfit, "root")
@@ -278,7 +278,7 @@ func TestPushThatFails(t *testing.T) {
 	startPlane(t)
 	g := pushtest.New(t, pushtest.Options{})
 	before := g.Files()
-	p := pushTo(t, "--key", g.Key, "--user", pushtest.Admin, "--sudo", g.Addr)
+	p := pushTo(t, "--key", g.Key, "--user", pushtest.Free, "--sudo", g.Addr)
 	p.want(g.Addr, push.Failed, exitPushFailed, "installing the agent")
 	unchanged(t, g, before)
 	if out, _ := cli(t, "machine", "list", "-o", "json"); out != "[]\n" {

@@ -2,6 +2,7 @@ package push
 
 import (
 	"context"
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -75,6 +76,12 @@ func (p *pusher) protect(ctx context.Context, t *target, machine string) error {
 	}
 	return nil
 }
+
+// takeAwayScript makes sure of an uninstall: the service manager may know nothing of a unit
+// whose install failed.
+//
+//go:embed scripts/takeaway.sh
+var takeAwayScript string
 
 // install is an install or upgrade of one target under way.
 type install struct {
@@ -247,7 +254,7 @@ func (i *install) place(ctx context.Context) error {
 		}
 		i.undoBy("putting the old agent back", old+" install")
 	} else {
-		i.undoBy("uninstalling", agent+" uninstall"+i.purgeNew())
+		i.undoBy("uninstalling", agent+" uninstall"+i.purgeNew()+"\n"+takeAwayScript)
 	}
 	f.program = "/usr/local/bin/understudy-agent"
 	if _, err := t.asRoot(ctx, agent+" install", nil); err != nil {

@@ -57,9 +57,12 @@ func judgeSystem(f *facts) []Finding {
 
 // judgeClock looks at how far a machine's clock is ahead of the control plane's.
 func judgeClock(ahead, unsure time.Duration) Finding {
-	f := Finding{Check: "clock", Answer: Yes, Detail: fmt.Sprintf("%s ahead of the control plane's, give or take %s", ahead.Round(time.Second/10), unsure.Round(time.Second/10))}
-	off := max(ahead, -ahead) - unsure // at least
-	if off <= tellSkew {
+	off, direction := ahead, "ahead of"
+	if ahead < 0 {
+		off, direction = -ahead, "behind"
+	}
+	f := Finding{Check: "clock", Answer: Yes, Detail: fmt.Sprintf("%s %s the control plane's, give or take %s", off.Round(time.Second/10), direction, unsure.Round(time.Second/10))}
+	if off -= unsure; off <= tellSkew { // so far at least
 		return f
 	}
 	f.Answer, f.Remedy = Warning, "points bear the machine's time; set its clock (chrony, ntp)"

@@ -29,7 +29,7 @@ var script string
 
 // Users of a target besides root. All have its key and its password.
 const (
-	Admin = "admin" // sudo asks for nothing
+	Free  = "free"  // sudo asks for nothing
 	Asker = "asker" // sudo asks for the password
 	Tied  = "tied"  // sudo wants a terminal
 	Guest = "guest" // no sudo
@@ -141,7 +141,7 @@ func (g *Target) In(script string) string {
 // Files are all that the target has written since it began, beside the logs of logins.
 func (g *Target) Files() []string {
 	g.t.Helper()
-	out := g.In(`cd /mnt/own && find . ! -path './var/log*' && find /tmp /var/tmp /root /var/lib /run /sys/fs/bpf ! -path '/run/sudo*' ! -path '/run/utmp'`)
+	out := g.In(`cd /mnt/own && find . ! -type d ! -path './var/log*' && find /tmp /var/tmp /root /var/lib /run /sys/fs/bpf ! -path '/run/sudo*' ! -path '/run/utmp'`)
 	return strings.Split(out, "\n")
 }
 

@@ -23,10 +23,15 @@ mount -t tmpfs tmpfs /run
 mount -t bpf bpf /sys/fs/bpf 2>/dev/null || true
 mkdir -p /run/sshd /run/systemd/system /etc/ssh/keys
 install -m 600 /mnt/files/host_key /etc/ssh/target_key
-for user in admin asker tied guest; do
-	useradd --create-home --shell /bin/sh "$user"
+id=60000
+for user in free asker tied guest; do
+	id=$((id + 1))
+	echo "$user:x:$id:$id::/home/$user:/bin/sh" >>/etc/passwd
+	echo "$user:x:$id:" >>/etc/group
+	echo "$user:*:20000:0:99999:7:::" >>/etc/shadow
+	install -d -o "$id" -g "$id" "/home/$user"
 done
-for user in root admin asker tied guest; do
+for user in root free asker tied guest; do
 	install -m 644 /mnt/files/login.pub "/etc/ssh/keys/$user"
 	printf '%s:%s\n' "$user" "$(cat /mnt/files/password)"
 done | chpasswd --crypt-method SHA512
@@ -34,7 +39,7 @@ rm -rf /mnt/files
 cat >/etc/sudoers.d/target <<-END
 	Defaults lecture=never
 	Defaults:tied requiretty
-	admin ALL=(ALL) NOPASSWD: ALL
+	free ALL=(ALL) NOPASSWD: ALL
 	tied ALL=(ALL) NOPASSWD: ALL
 	asker ALL=(ALL) ALL
 END
