@@ -265,9 +265,7 @@ func TestPushToSeveral(t *testing.T) {
 	p.want(gone, push.Failed, exitPushFailed, "cannot be reached by SSH", "sshd")
 	t.Logf("three hosts in %s", time.Since(start))
 	wrong := filepath.Join(t.TempDir(), "password")
-	if err := os.WriteFile(wrong, []byte("a wrong one\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	writeFile(t, wrong, "a wrong one\n")
 	pushTo(t, "--password-file", wrong, good.Addr).want(good.Addr, push.Failed, exitPushFailed, "does not let root in", "--password-file")
 	pushTo(t, "--key", also.Key, good.Addr).want(good.Addr, push.Failed, exitPushFailed, "does not let root in")
 }
@@ -344,4 +342,47 @@ func watchArguments(secret []byte) (stop func(), seen func() string) {
 		}
 	}()
 	return func() { close(done); <-ended }, func() string { return found }
+}
+
+func writeFile(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestPullCommand: the command fetches the agent from the control plane of its token, and
+// runs nothing from another. The service cannot be installed here; nothing is left then.
+func TestPullCommand(t *testing.T) {
+	startPlane(t)
+	agents, err := agentDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The control plane of this test looks beside its own program.
+	if err := os.Symlink(filepath.Join(agents, "understudy-agent"), filepath.Join(filepath.Dir(own), "understudy-agent")); err != nil && !os.IsExist(err) {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(filepath.Join(filepath.Dir(own), "understudy-agent")) })
+	g := pushtest.New(t, pushtest.Options{})
+	before := g.Files()
+	command, code := cli(t, "token", "create", "--command", "--control-plane", "127.0.0.1")
+	if code != exitOK {
+		t.Fatal(command)
+	}
+	command = strings.TrimSpace(command)
+	if said := g.In(command + " 2>&1 || true"); !strings.Contains(said, "installing the service") || !strings.Contains(said, "the agent was not installed") {
+		t.Errorf("it says %q", said)
+	}
+	unchanged(t, g, before)
+	fingerprint := command[strings.Index(command, "echo '")+6:][:64]
+	foreign := strings.ReplaceAll(command, fingerprint, strings.Repeat("0", 64))
+	if said := g.In(foreign + " 2>&1 || true"); said != "understudy: that is not the control plane of this token" {
+		t.Errorf("against another control plane it says %q", said)
+	}
+	unchanged(t, g, before)
 }
