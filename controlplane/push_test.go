@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -383,6 +384,42 @@ func TestPullCommand(t *testing.T) {
 	foreign := strings.ReplaceAll(command, fingerprint, strings.Repeat("0", 64))
 	if said := g.In(foreign + " 2>&1 || true"); said != "understudy: that is not the control plane of this token" {
 		t.Errorf("against another control plane it says %q", said)
+	}
+	unchanged(t, g, before)
+}
+
+// TestPushIsCutOff: a target cleans up by itself when the connection is lost while the
+// agent is copied, and what arrived is not taken for the whole.
+func TestPushIsCutOff(t *testing.T) {
+	startPlane(t)
+	g := pushtest.New(t, pushtest.Options{})
+	before := g.Files()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		to, err := net.Dial("tcp", g.Addr)
+		if err != nil {
+			return
+		}
+		defer to.Close()
+		go io.Copy(conn, to)
+		io.CopyN(to, conn, 4<<20) // of fourteen
+	}()
+	p := pushTo(t, "--key", g.Key, "--user", pushtest.Asker, "--password-file", g.Password, "--sudo", l.Addr().String())
+	p.want(l.Addr().String(), push.Failed, exitPushFailed)
+	if !slices.ContainsFunc(p.steps, func(e push.Event) bool { return e.Step == "copy" }) {
+		t.Errorf("it was not copying: %s", p.text)
+	}
+	for end := time.Now().Add(20 * time.Second); !slices.Equal(g.Files(), before) && time.Now().Before(end); {
+		time.Sleep(200 * time.Millisecond)
 	}
 	unchanged(t, g, before)
 }

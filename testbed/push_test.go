@@ -51,7 +51,7 @@ func newStrange(t *testing.T) *strange {
 		Disks: []guest.Disk{{Name: "data", Size: 128 * mib}}, Reach: []string{s.site.API, s.site.Relay}})
 	s.must(err)
 	t.Cleanup(s.service)
-	s.run(`useradd --create-home --shell /bin/bash ops
+	s.run(`useradd --create-home --shell /bin/bash --password "*" ops # not locked
 		install -d -o ops -g ops -m 700 ~ops/.ssh
 		install -o ops -g ops -m 600 ~/.ssh/authorized_keys ~ops/.ssh/authorized_keys
 		echo 'ops ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/ops
@@ -66,7 +66,7 @@ func (s *strange) service() {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.t.Context()), 30*time.Second)
 	defer cancel()
-	out, err := s.guest.Run(ctx, "systemctl --no-pager status understudy-agent; journalctl --no-pager -n 40 -u understudy-agent; true")
+	out, err := s.guest.Run(ctx, "systemctl --no-pager status understudy-agent || true; journalctl --no-pager -n 40 -u understudy-agent || true")
 	s.t.Logf("in the guest (%v):\n%s", err, out)
 }
 

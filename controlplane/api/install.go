@@ -36,18 +36,22 @@ type archPath struct {
 }
 
 func (s *server) installAgent(_ context.Context, in *archPath) (*huma.StreamResponse, error) {
-	agent, err := s.Agents.Find(in.Arch)
+	path, err := s.Agents.Path(in.Arch)
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(agent.Path)
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
 	return &huma.StreamResponse{Body: func(ctx huma.Context) {
 		defer f.Close()
 		ctx.SetHeader("Content-Type", "application/octet-stream")
-		ctx.SetHeader("Content-Length", strconv.FormatInt(agent.Size, 10))
+		ctx.SetHeader("Content-Length", strconv.FormatInt(info.Size(), 10))
 		_, w := unwrap(ctx)
 		sendSlowly(w, f)
 	}}, nil

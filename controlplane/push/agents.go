@@ -46,15 +46,23 @@ var machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AA
 // Find is the program for Linux on this architecture. The error is a problem with code
 // not-found.
 func (a Agents) Find(arch string) (Agent, error) {
+	path, err := a.Path(arch)
+	if err != nil {
+		return Agent{}, err
+	}
+	return describe(path)
+}
+
+// Path is where that program is.
+func (a Agents) Path(arch string) (string, error) {
 	for _, dir := range a.Dirs {
 		for _, path := range []string{filepath.Join(dir, "linux-"+arch, "understudy-agent"), filepath.Join(dir, "understudy-agent")} {
-			if !runsOn(path, arch) {
-				continue
+			if runsOn(path, arch) {
+				return path, nil
 			}
-			return describe(path)
 		}
 	}
-	return Agent{}, problem.New(problem.NotFound, fmt.Sprintf("put it to %s, or name its directory with --agents", filepath.Join(a.first(), "linux-"+arch, "understudy-agent")),
+	return "", problem.New(problem.NotFound, fmt.Sprintf("put it to %s, or name its directory with --agents", filepath.Join(a.first(), "linux-"+arch, "understudy-agent")),
 		"there is no agent for linux/%s here", arch)
 }
 

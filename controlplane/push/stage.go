@@ -25,7 +25,7 @@ type stage struct {
 	dir     string
 	session *ssh.Session
 	in      io.WriteCloser
-	ended   chan error
+	ended   chan struct{} // closed when the target has removed it
 }
 
 // noPlaceError is a target without a directory to copy to.
@@ -44,7 +44,7 @@ func (p *pusher) stage(ctx context.Context, t *target, files ...Agent) (*stage, 
 	if err != nil {
 		return nil, &scriptError{host: t.name, code: -1, err: err}
 	}
-	s := &stage{session: session, ended: make(chan error, 1)}
+	s := &stage{session: session, ended: make(chan struct{})}
 	out, outErr := session.StdoutPipe()
 	in, inErr := session.StdinPipe()
 	if err := errors.Join(outErr, inErr); err != nil {
@@ -63,7 +63,7 @@ func (p *pusher) stage(ctx context.Context, t *target, files ...Agent) (*stage, 
 	go func() { sent <- p.send(t, in, before, files) }()
 	places, err := s.read(out)
 	if s.dir != "" {
-		go func() { s.ended <- session.Wait() }()
+		go func() { _ = session.Wait(); close(s.ended) }() // however it ends
 		return s, <-sent
 	}
 	ended := session.Wait()

@@ -3,6 +3,8 @@ package push
 import (
 	"context"
 	"fmt"
+
+	"github.com/understudy-dr/understudy/pkg/problem"
 )
 
 // uninstall takes the agent away. What the control plane keeps of the machine is not
@@ -18,7 +20,7 @@ func (p *pusher) uninstall(ctx context.Context, t *target, r *Result) error {
 		r.Outcome, r.Message = Unfit, unfitText(r.Findings)
 		return nil
 	}
-	if err := t.installedFacts(ctx, f); err != nil && f.installed == "" {
+	if err := t.installedFacts(ctx, f); err != nil && problem.CodeOf(err) != problem.Damaged { // which this mends
 		return err
 	}
 	r.Machine, r.Version = f.identity.Machine, f.version

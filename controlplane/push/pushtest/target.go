@@ -58,7 +58,7 @@ type Target struct {
 // New starts a target, which ends with the test.
 func New(t testing.TB, o Options) *Target {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func (g *Target) Rekey() {
 	}
 	defer log.Close()
 	_, port, _ := net.SplitHostPort(g.Addr)
-	cmd := exec.Command("/bin/sh", "-c", script)
+	cmd := exec.Command("/bin/sh", "-c", script) //nolint:noctx // the test's context ends before its clean-ups, which look at it
 	cmd.Env = append(os.Environ(), "dir="+g.dir, "port="+port, "temp="+cmp.Or(g.options.Temp, "256M"), "journal="+cmp.Or(g.options.Journal, "2G"))
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC, Pdeathsig: unix.SIGKILL}
@@ -103,7 +103,7 @@ func (g *Target) Rekey() {
 	}
 	g.cmd = cmd
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		conn, err := net.DialTimeout("tcp", g.Addr, time.Second)
+		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(g.t.Context(), "tcp", g.Addr)
 		if err == nil {
 			conn.Close()
 			return
