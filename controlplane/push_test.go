@@ -423,3 +423,45 @@ func TestPushIsCutOff(t *testing.T) {
 	}
 	unchanged(t, g, before)
 }
+
+// TestPushBelievesNoTarget: a machine that was taken over claims to be another one as soon
+// as it is given a token. What fails then must not befall the other.
+func TestPushBelievesNoTarget(t *testing.T) {
+	data := startPlane(t)
+	dir, err := agentDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, err := os.ReadFile(filepath.Join(data, addressName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, _ := cli(t, "token", "create")
+	victim := t.TempDir()
+	enrol := exec.Command(filepath.Join(dir, "understudy-agent"), "enrol", "--dir", victim, "--server", strings.TrimSpace(string(address)), "--token-file", "-")
+	enrol.Stdin = strings.NewReader(token)
+	if out, err := enrol.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	identity, err := os.ReadFile(filepath.Join(victim, "identity.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := pushtest.New(t, pushtest.Options{})
+	g.In(`cat >/usr/local/bin/understudy-agent <<'END'
+#!/bin/sh
+case $1 in
+--version) echo understudy-agent version 6.0.0 ;;
+enrol) mkdir -p /var/lib/understudy-agent; echo '` + strings.TrimSpace(string(identity)) + `' >/var/lib/understudy-agent/identity.json ;;
+esac
+END
+		chmod 755 /usr/local/bin/understudy-agent; mkdir -p /etc/systemd/system; echo >/etc/systemd/system/understudy-agent.service`)
+	p := pushTo(t, "--key", g.Key, g.Addr)
+	p.want(g.Addr, push.Failed, exitPushFailed, "nobody has used the token")
+	if out, _ := cli(t, "machine", "list", "-o", "json"); strings.Count(out, `"hostname"`) == 0 {
+		t.Errorf("the other machine is gone: %s", out)
+	}
+	if out, _ := cli(t, "token", "list", "-o", "json"); strings.Contains(out, `"open"`) {
+		t.Errorf("the token is still good: %s", out)
+	}
+}

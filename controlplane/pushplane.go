@@ -43,6 +43,17 @@ func (p planeOf) Revoke(ctx context.Context, id string) error {
 	return err
 }
 
+// UsedBy implements push.Plane.
+func (p planeOf) UsedBy(ctx context.Context, id string) (string, error) {
+	tokens, err := list[inventory.Token](ctx, p.client, "/v1/tokens", nil)
+	for _, t := range tokens {
+		if t.ID == id {
+			return t.UsedBy, nil
+		}
+	}
+	return "", err
+}
+
 // Machine implements push.Plane.
 func (p planeOf) Machine(ctx context.Context, id string) (push.Machine, error) {
 	m, err := get[api.Machine](ctx, p.client, machinePath(id), nil)

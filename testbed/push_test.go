@@ -173,8 +173,10 @@ func (s *strange) shown(machine string) (m struct {
 func (s *strange) untilShown(machine, version string) {
 	s.t.Helper()
 	s.must(lab.Until(s.t.Context(), 4*time.Minute, "protection by the agent "+version, func() (bool, error) {
-		m := s.shown(machine)
-		return m.Status.State == "Protected" && m.Host.AgentVersion == version, fmt.Errorf("%+v", m)
+		if m := s.shown(machine); m.Status.State != "Protected" || m.Host.AgentVersion != version {
+			return false, fmt.Errorf("%+v", m)
+		}
+		return true, nil
 	}))
 }
 

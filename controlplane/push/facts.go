@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/problem"
 )
 
@@ -84,13 +85,30 @@ func (t *target) installedFacts(ctx context.Context, f *facts) error {
 	if err != nil {
 		return fmt.Errorf("looking at the agent of %s: %w", t.name, err)
 	}
+	if err := f.parseInstalled(out); err != nil {
+		return problem.New(problem.Damaged, "push --uninstall --purge and install it anew, or mend the file", "%s has enrolled, but its /var/lib/understudy-agent/identity.json makes no sense: %v", t.name, err)
+	}
+	return nil
+}
+
+// parseInstalled reads what installed.sh says. The error is about the identity; the rest is
+// read all the same.
+func (f *facts) parseInstalled(out string) error {
 	m := pairs(out)
 	f.version, f.active, f.state = first(m["version"]), first(m["active"]), first(m["state"]) == "yes"
-	if text := first(m["identity"]); text != "" {
-		if err := json.Unmarshal([]byte(text), &f.identity); err != nil || f.identity.Machine == "" {
-			return problem.New(problem.Damaged, "push --uninstall --purge and install it anew, or mend the file", "%s has enrolled, but its /var/lib/understudy-agent/identity.json makes no sense: %q", t.name, text)
-		}
+	text := first(m["identity"])
+	if text == "" {
+		return nil
 	}
+	var id identity
+	if err := json.Unmarshal([]byte(text), &id); err != nil {
+		return err
+	}
+	// An id and nothing else: the control plane knows machines by their names as well.
+	if _, err := block.ParseMachineID(id.Machine); err != nil {
+		return err
+	}
+	f.identity = id
 	return nil
 }
 
@@ -103,12 +121,16 @@ func (t *target) clock(ctx context.Context) (ahead, unsure time.Duration, err er
 		return 0, 0, fmt.Errorf("asking %s for its time: %w", t.name, err)
 	}
 	took := time.Since(asked)
-	seconds, err := strconv.ParseInt(strings.TrimSpace(out), 10, 64)
+	at, err := parseClock(out)
 	if err != nil {
 		return 0, 0, fmt.Errorf("asking %s for its time: %w", t.name, err)
 	}
-	at := time.Unix(seconds, 0).Add(time.Second / 2)
 	return at.Sub(asked.Add(took / 2)), took/2 + time.Second/2, nil
+}
+
+func parseClock(out string) (time.Time, error) {
+	seconds, err := strconv.ParseInt(strings.TrimSpace(out), 10, 64)
+	return time.Unix(seconds, 0).Add(time.Second / 2), err
 }
 
 // becomeRoot finds out how scripts become root. What keeps them from it is a finding.

@@ -3,7 +3,6 @@ package push
 import (
 	"context"
 	_ "embed"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -40,7 +39,7 @@ func (p *pusher) bring(ctx context.Context, t *target, r *Result) error {
 	case !fresh && !enrol:
 		r.Outcome, r.Message = Unchanged, "already installed, version "+f.version
 		if f.active != "active" {
-			r.Message += "; its service is " + f.active + ": see journalctl -u understudy-agent there"
+			r.Message += "; its service is " + f.active + ", and its log there says why (journalctl -u understudy-agent)"
 		}
 		return nil
 	}
@@ -198,9 +197,9 @@ func (i *install) probe(ctx context.Context) error {
 	if failed := (*scriptError)(nil); errors.As(err, &failed) && failed.code < 0 {
 		return err
 	}
-	var found probe
-	if jsonErr := json.Unmarshal([]byte(out), &found); jsonErr != nil {
-		return fmt.Errorf("the agent on %s cannot tell about the machine: %w", i.target.name, errors.Join(err, jsonErr))
+	found, parseErr := parseProbe(out)
+	if parseErr != nil {
+		return fmt.Errorf("the agent on %s cannot tell about the machine: %w", i.target.name, errors.Join(err, parseErr))
 	}
 	i.findings = append(i.findings, judgeProbe(found, i.Protect, i.target.root != byNothing)...)
 	return nil
@@ -213,7 +212,7 @@ func (i *install) packageVersion(ctx context.Context) error {
 		return nil
 	}
 	file := quote(i.stage.path(stagedName(1, Agent{Path: i.Package})))
-	ask := map[string]string{"dpkg": "dpkg-deb --field " + file + " Version", "rpm": "rpm --query --package --queryformat '%{VERSION}' " + file}[i.facts.packager]
+	ask := map[string]string{"dpkg": "dpkg-deb -f " + file + " Version", "rpm": "rpm -qp --qf '%{VERSION}' " + file}[i.facts.packager]
 	out, err := i.target.asRoot(ctx, ask, nil)
 	if err != nil {
 		return problem.New(problem.Invalid, "check --package", "%s does not take %s for a package: %v", i.target.name, i.Package, err)
@@ -279,7 +278,7 @@ func (i *install) placePackage(ctx context.Context) error {
 	if i.facts.installed == "" {
 		i.undoBy("removing the package", removePackage(manager, !i.facts.state))
 	}
-	put := map[string]string{"dpkg": "DEBIAN_FRONTEND=noninteractive dpkg --install " + file, "rpm": "rpm --upgrade " + file}[manager]
+	put := map[string]string{"dpkg": "DEBIAN_FRONTEND=noninteractive dpkg -i " + file, "rpm": "rpm -U " + file}[manager]
 	if _, err := i.target.asRoot(ctx, put, nil); err != nil {
 		return fmt.Errorf("installing the package: %w", err)
 	}
@@ -291,13 +290,13 @@ func (i *install) placePackage(ctx context.Context) error {
 func removePackage(manager string, purge bool) string {
 	switch {
 	case manager == "dpkg" && purge:
-		return "dpkg --purge understudy-agent"
+		return "dpkg -P understudy-agent"
 	case manager == "dpkg":
-		return "dpkg --remove understudy-agent"
+		return "dpkg -r understudy-agent"
 	case purge:
-		return "rpm --erase understudy-agent && rm -rf /var/lib/understudy-agent"
+		return "rpm -e understudy-agent && rm -rf /var/lib/understudy-agent"
 	default:
-		return "rpm --erase understudy-agent"
+		return "rpm -e understudy-agent"
 	}
 }
 
@@ -315,18 +314,18 @@ func (i *install) enrol(ctx context.Context) error {
 	}
 	api, _ := i.server(i.target)
 	_, err = i.target.asRoot(ctx, quote(i.facts.program)+" enrol --server "+quote(api)+" --token-file -", strings.NewReader(secret+"\n"))
-	if again := i.target.installedFacts(ctx, i.facts); err == nil {
-		err = again
-	}
-	if i.machine = i.facts.identity.Machine; i.machine != "" {
+	// Whom the target says that it is now, is not asked: a machine that was taken over could
+	// name another, which would be removed if this fails.
+	used, usedErr := i.Plane.UsedBy(ctx, id)
+	if i.machine = used; used != "" {
 		i.token = ""
-		i.back = append(i.back, func(ctx context.Context) error { return i.Plane.Remove(ctx, i.machine) })
+		i.back = append(i.back, func(ctx context.Context) error { return i.Plane.Remove(ctx, used) })
 	}
-	if err != nil {
+	if err := errors.Join(err, usedErr); err != nil {
 		return fmt.Errorf("enrolling: %w", err)
 	}
-	if i.machine == "" {
-		return errors.New("enrolling: the machine has no identity afterwards")
+	if used == "" {
+		return errors.New("enrolling: nobody has used the token")
 	}
 	return nil
 }
@@ -357,7 +356,7 @@ func (i *install) await(ctx context.Context, began time.Time) error {
 
 // service is what the target says of the agent's service, in a line.
 func (i *install) service(ctx context.Context) string {
-	out, err := i.target.asRoot(ctx, "systemctl is-active understudy-agent; journalctl -u understudy-agent -n 3 --no-pager -o cat 2>/dev/null; true", nil)
+	out, err := i.target.asRoot(ctx, "systemctl is-active understudy-agent; journalctl -u understudy-agent -n 3 -o cat 2>/dev/null; true", nil)
 	if err != nil {
 		return err.Error()
 	}

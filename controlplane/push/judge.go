@@ -1,6 +1,7 @@
 package push
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -127,6 +128,10 @@ type probe struct {
 		Checks []check `json:"checks"`
 	} `json:"disks"`
 }
+
+// parseProbe reads what the agent printed. It runs on a machine that may have been taken
+// over: nothing of this is more than a line to an operator.
+func parseProbe(out string) (p probe, err error) { return p, json.Unmarshal([]byte(out), &p) }
 
 type check struct {
 	Feature string `json:"feature"`

@@ -39,7 +39,7 @@ func Command(host, port string, token desired.Token) (string, error) {
 	}
 	server := net.JoinHostPort(host, port)
 	return fmt.Sprintf(`(set -e; d=$(mktemp -d); trap 'rm -rf "$d"' EXIT; cd "$d"; `+
-		`curl -fsSk 'https://%s/v1/install/ca.der' -o ca.der; echo '%s  ca.der' | sha256sum -c --status || { echo 'understudy: that is not the control plane of this token' >&2; exit 1; }; `+
+		`curl -fsSk 'https://%s/v1/install/ca.der' -o ca.der; echo '%s  ca.der' | sha256sum -c >/dev/null 2>&1 || { echo 'understudy: that is not the control plane of this token' >&2; exit 1; }; `+
 		`(echo -----BEGIN CERTIFICATE-----; base64 ca.der; echo -----END CERTIFICATE-----) >ca.pem; `+
 		`curl -fsS --cacert ca.pem --connect-to '::%s' https://localhost:%s/v1/install/agent.sh -o agent.sh; echo %s | sh agent.sh '%s')`,
 		server, hex.EncodeToString(token.Fingerprint[:]), server, port, token, server), nil

@@ -53,6 +53,8 @@ type Plane interface {
 	// Token lets one new machine enrol once. The id names it to Revoke.
 	Token(ctx context.Context, note string) (secret, id string, err error)
 	Revoke(ctx context.Context, id string) error
+	// UsedBy is the machine that enrolled with the token; empty if none has.
+	UsedBy(ctx context.Context, id string) (machine string, err error)
 	// Machine is what is known of a machine; code machine-unknown if nothing is.
 	Machine(ctx context.Context, id string) (Machine, error)
 	Remove(ctx context.Context, id string) error
