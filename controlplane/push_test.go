@@ -465,3 +465,54 @@ END
 		t.Errorf("the token is still good: %s", out)
 	}
 }
+
+// TestPushOfAPackageThatFails: dpkg installs it, the machine enrols, and never reports, for
+// its service does not start (here is no systemd): package, identity and machine are gone
+// again.
+func TestPushOfAPackageThatFails(t *testing.T) {
+	startPlane(t)
+	deb := agentDeb(t)
+	g := pushtest.New(t, pushtest.Options{})
+	before := slices.DeleteFunc(g.Files(), ofPackages)
+	p := pushTo(t, "--key", g.Key, g.Addr, "--package", deb, "--wait", "3s")
+	p.want(g.Addr, push.Failed, exitPushFailed, "has not reported within 3s", "the machine is as it was")
+	if !slices.ContainsFunc(p.steps, func(e push.Event) bool { return e.Step == "install" && e.Detail == "version 8.0.0" }) {
+		t.Errorf("the package's version was not told: %s", p.text)
+	}
+	if left := slices.DeleteFunc(g.Files(), func(f string) bool { return ofPackages(f) || slices.Contains(before, f) }); len(left) > 0 {
+		t.Errorf("it leaves %q", left)
+	}
+	if said := g.In("dpkg -s understudy-agent 2>&1 || true"); !strings.Contains(said, "not installed") {
+		t.Errorf("dpkg says %q", said)
+	}
+	if out, _ := cli(t, "machine", "list", "-o", "json"); out != "[]\n" {
+		t.Errorf("a machine is left: %s", out)
+	}
+	pushTo(t, "--key", g.Key, g.Addr, "--package", "push.rpm").no(g.Addr, "package", ".deb")
+}
+
+// ofPackages are the package manager's own files.
+func ofPackages(name string) bool {
+	return strings.HasPrefix(name, "/var/lib/dpkg") || strings.HasPrefix(name, "/var/lib/systemd/deb-systemd-helper") || name == "/var/lib/systemd"
+}
+
+// agentDeb is the agent's package, as scripts/packages.sh makes it, of another version.
+func agentDeb(t *testing.T) string {
+	t.Helper()
+	dir, err := agentDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	gopath, err := exec.Command("go", "env", "GOPATH").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	deb := filepath.Join(t.TempDir(), "push.deb")
+	cmd := exec.Command(filepath.Join(strings.TrimSpace(string(gopath)), "bin", "nfpm"), "package", "--config", "installer/linux/agent/nfpm.yaml", "--packager", "deb", "--target", deb)
+	cmd.Dir = ".."
+	cmd.Env = append(os.Environ(), "VERSION=8.0.0", "ARCH=amd64", "BIN="+dir, "SOURCE_DATE_EPOCH=1700000000")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s: run scripts/setup.sh test", err, out)
+	}
+	return deb
+}

@@ -89,7 +89,8 @@ type install struct {
 	facts    *facts
 	findings []Finding
 	stage    *stage // nil where nothing was copied
-	version  string // of the agent that was copied
+	packed   bool   // a package was copied as well
+	version  string // of the agent that was copied, or of the package
 	machine  string // what the target is to the control plane
 
 	token string                        // id of the one that was made
@@ -154,7 +155,7 @@ func (i *install) lookWithAgent(ctx context.Context) error {
 		return err
 	}
 	files := []Agent{agent}
-	if i.Package != "" && i.Verb != Check {
+	if i.packed = i.Package != "" && i.Verb != Check && !unfit(i.findings); i.packed {
 		deb, err := describePackage(i.Package)
 		if err != nil {
 			return err
@@ -208,7 +209,7 @@ func (i *install) probe(ctx context.Context) error {
 // packageVersion is the version that a package brings, which may be another than that of
 // the agent that looks.
 func (i *install) packageVersion(ctx context.Context) error {
-	if i.Package == "" || i.Verb == Check || i.facts.packager == "" {
+	if !i.packed {
 		return nil
 	}
 	file := quote(i.stage.path(stagedName(1, Agent{Path: i.Package})))

@@ -1,6 +1,6 @@
 #!/bin/sh
 # A machine to push to, as process 1 of its own mount and process namespaces: the kernel,
-# the programs and the network of this one, with its own /etc, /var, /usr/local, homes and
+# the programs and the network of this one, with its own /etc, /var, /usr, homes and
 # temporary directories. Its files come in $dir; sshd stays in the foreground.
 set -e
 mount --make-rprivate /
@@ -11,7 +11,7 @@ while read -r _ at _; do
 	case $at in /tmp/* | */understudy-lab-*) umount -l "$at" 2>/dev/null || true ;; esac
 done </proc/self/mounts
 mount -t proc proc /proc
-for own in etc var usr/local root home; do
+for own in etc var usr root home; do
 	mkdir -p "/mnt/own/$own" "/mnt/work/$own"
 	mount -t overlay -o "lowerdir=/$own,upperdir=/mnt/own/$own,workdir=/mnt/work/$own" overlay "/$own"
 done
@@ -21,6 +21,9 @@ mount -t tmpfs -o "size=$temp" tmpfs /root
 mount -t tmpfs -o "size=$journal" tmpfs /var/lib
 mount -t tmpfs tmpfs /run
 mount -t bpf bpf /sys/fs/bpf 2>/dev/null || true
+# The packages of this machine are not this one's.
+mkdir -p /var/lib/dpkg/info /var/lib/dpkg/updates
+touch /var/lib/dpkg/status /var/lib/dpkg/available
 mkdir -p /run/sshd /run/systemd/system /etc/ssh/keys
 install -m 600 /mnt/files/host_key /etc/ssh/target_key
 id=60000
