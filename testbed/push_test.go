@@ -82,7 +82,7 @@ func (s *strange) push(code int, outcome string, args ...string) (p pushed) {
 	s.t.Helper()
 	began := time.Now()
 	out, err := s.site.CLI(s.t.Context(), append([]string{"push", s.guest.Addr(), "--key", s.image.KeyFile(), "--user", "ops", "--sudo", "-o", "json",
-		"--known-hosts", s.Path("known_hosts"), "--accept-new-host-key", "--control-plane", inGuest(s.site.API)}, args...)...)
+		"--known-hosts", s.Path("known_hosts"), "--accept-new-host-key", "--control-plane", inGuest(s.site.API), "--wait", "10m"}, args...)...)
 	if lab.ExitCode(err) != code || code == 0 && err != nil {
 		s.t.Fatalf("push %q: %v, want exit code %d:\n%s", args, err, code, out)
 	}
