@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -30,10 +31,15 @@ func runInstall(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	_, err = os.Stat(installedProgram())
+	fresh := errors.Is(err, fs.ErrNotExist)
 	if err := place(installedProgram()); err != nil {
 		return err
 	}
 	if err := s.Install(); err != nil {
+		if fresh { // half a service is worse than none
+			_, _ = os.Remove(ownUnit), os.Remove(installedProgram())
+		}
 		return fmt.Errorf("installing the service: %w", err)
 	}
 	if _, err := enrol.Load(defaultDir, time.Now); errors.Is(err, enrol.ErrNotEnrolled) {

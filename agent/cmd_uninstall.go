@@ -55,5 +55,12 @@ func release() error {
 	if err != nil {
 		return err
 	}
-	return source.Remove()
+	if err := source.Remove(); err != nil {
+		return err
+	}
+	_ = os.Remove(captures) // unless another agent of this machine has something there
+	return nil
 }
+
+// captures is where agents of this machine pin what they have in the kernel.
+const captures = "/sys/fs/bpf/understudy"

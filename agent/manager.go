@@ -20,6 +20,9 @@ const serviceName = "understudy-agent"
 // packagedUnits are where a distribution's package puts the agent's unit.
 var packagedUnits = []string{"/usr/lib/systemd/system/understudy-agent.service", "/lib/systemd/system/understudy-agent.service"}
 
+// ownUnit is where install has the service manager of Linux put the agent's unit.
+const ownUnit = "/etc/systemd/system/understudy-agent.service"
+
 // installedProgram is where install puts the program: a place that no user can write to
 // and that is there when the machine starts.
 func installedProgram() string {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/understudy-dr/understudy/controlplane/push"
 	"github.com/understudy-dr/understudy/controlplane/relay"
 	"github.com/understudy-dr/understudy/pkg/obs"
 )
@@ -25,6 +26,7 @@ type serveOptions struct {
 	names       []string
 	place       vaultPlace
 	spoolLimit  byteSize
+	agents      []string
 	logJSON     bool
 	debug       bool
 }
@@ -52,6 +54,7 @@ nobody can read the vault.`,
 	f.StringSliceVar(&o.names, "name", nil, "further names and addresses of this host in the API's certificate")
 	o.place.flags(f)
 	f.Var(&o.spoolLimit, "spool-limit", "how much the relay may keep on disk before the vault has it")
+	agentsFlag(f, &o.agents)
 	f.BoolVar(&o.logJSON, "log-json", false, "log as JSON lines")
 	f.BoolVar(&o.debug, "debug", false, "log more")
 	return cmd
@@ -85,6 +88,8 @@ func runServe(ctx context.Context, o *serveOptions) error {
 	defer p.close()
 	return p.serve(ctx)
 }
+
+func (o *serveOptions) agentPrograms() push.Agents { return agentPrograms(o.agents) }
 
 func (o *serveOptions) log() *slog.Logger {
 	level := slog.LevelInfo

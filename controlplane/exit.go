@@ -22,6 +22,8 @@ const (
 	exitDifferent   = 9
 	exitNotProved   = 10
 	exitInDoubt     = 11
+	exitUnfit       = 12
+	exitPushFailed  = 13
 	exitInterrupted = 130
 )
 
@@ -38,6 +40,8 @@ const exitCodesHelp = `Exit codes:
     9  verify found a difference; the ranges are resynced
    10  verify could not prove that disks and replica are equal
    11  the point is in doubt: it may show other bytes than the disks had (--in-doubt)
+   12  push: a machine is not fit, and nothing was changed there; all others are done
+   13  push: it failed at a machine, which says why
   130  interrupted`
 
 var exitByCode = map[problem.Code]int{

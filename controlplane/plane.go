@@ -151,6 +151,7 @@ func (p *plane) handler(known *replications) (http.Handler, error) {
 		Points:    p.past,
 		Found:     p.doubter.tell,
 		Failovers: failover.New(p.inventory, p.past, p.options.path(recoveredName), p.driver),
+		Agents:    p.options.agentPrograms(),
 		Progress:  p.driver.WithProgress,
 		Relays:    relays,
 		Metrics:   p.metrics,

@@ -22,7 +22,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 pack() {
 	local p room=$1 name=$2 source=$3
-	export ARCH=$4 BIN=$work/$4
+	export ARCH=$4 BIN=$work/$4 AGENTS=$work
 	CGO_ENABLED=0 GOOS=linux GOARCH=$ARCH go build -trimpath -buildvcs=false \
 		-ldflags "-s -w -buildid= -X github.com/understudy-dr/understudy/pkg/obs.Version=$VERSION" -o "$BIN/$name" "$source"
 	for p in deb rpm; do
@@ -31,4 +31,4 @@ pack() {
 }
 pack agent understudy-agent ./agent amd64
 pack agent understudy-agent ./agent arm64
-pack controlplane understudy ./controlplane amd64
+pack controlplane understudy ./controlplane amd64 # with the agents from above, to push them

@@ -45,6 +45,8 @@ var rules = []rule{
 	{from: everything, never: []string{"github.com/vmware/govmomi"}, except: ours("controlplane/discovery", "controlplane/compute/vsphere", "testbed"), why: "one vendor's SDK stays in its own rooms"},
 	{from: ours("controlplane/vault"), never: ours("controlplane/relay", "controlplane/recovery"), why: "the vault serves both and knows neither"},
 	{from: ours("controlplane/failover"), never: ours("controlplane/relay", "controlplane/push", "controlplane/api", "controlplane/web"), why: "the driver knows Plan and Step, never the product"},
+	{from: ours("controlplane/push"), never: ours("controlplane/api", "controlplane/failover", "controlplane/ingest", "controlplane/inventory", "controlplane/objstore", "controlplane/pki", "controlplane/recovery", "controlplane/relay", "controlplane/vault"), why: "who pushes is an operator: it knows the control plane by what it asks of it"},
+	{from: everything, never: []string{"golang.org/x/crypto/ssh"}, except: ours("controlplane/push", "testbed"), why: "what enters machines is in one room"},
 	{from: ours("installer/linux/units"), never: ours("agent", "controlplane", "pkg", "testbed"), why: "units are text; whoever installs them reads it"},
 	{from: ours("controlplane"), never: ours("installer"), why: "the control plane is installed by its package only"},
 	{from: everything, never: []string{"github.com/kardianos/service"}, main: module + "agent", why: "who runs the agent is main's business"},
@@ -74,6 +76,8 @@ func TestRulesCanFail(t *testing.T) {
 		module + "pkg/wire":           module + "agent/ship",
 		module + "agent/pipeline":     "github.com/cilium/ebpf/link",
 		module + "controlplane/relay": module + "controlplane/api",
+		module + "controlplane/push":  module + "controlplane/inventory",
+		module + "controlplane/api":   "golang.org/x/crypto/ssh",
 	} {
 		forbidden := false
 		for _, r := range rules {

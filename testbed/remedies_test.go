@@ -27,7 +27,8 @@ var (
 
 // foreign are flags of others' commands that our texts name: of tools, and of the scripts
 // that an administrator writes for application-consistent points.
-var foreign = map[string]bool{"help": true, "version": true, "sparse": true, "unfreeze": true, "now": true, "pre": true, "post": true}
+var foreign = map[string]bool{"help": true, "version": true, "sparse": true, "unfreeze": true, "now": true, "pre": true, "post": true,
+	"cacert": true, "connect-to": true, "qf": true} // of curl and rpm
 
 // purposes are words after the name that are no verbs: what keys and ids are derived for.
 var purposes = map[string]bool{"vhd": true, "object": true, "wrapping": true}

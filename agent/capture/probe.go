@@ -53,14 +53,14 @@ type Report struct {
 func (r Report) WriteText(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintf(t, "capture on %s %s:\t%s\n", r.System, r.Kernel, r.Answer)
-	writeChecks(t, r.Checks)
+	WriteChecks(t, r.Checks)
 	if r.Answer == No {
 		fmt.Fprintf(t, "  instead\tscans\tits disks can be compared by hash while its file systems are frozen: a recovery point each time, as often as the policy says\n")
 		fmt.Fprintf(t, "  \t\t-> understudy policy set NAME --scan-every 12h --scan-freeze 5m\n")
 	}
 	for _, d := range r.Disks {
 		fmt.Fprintf(t, "\n%s  %s  %s:\t%s\n", d.Path, orDash(d.Name), bytesText(d.Size), d.Answer)
-		writeChecks(t, d.Checks)
+		WriteChecks(t, d.Checks)
 	}
 	if len(r.Reboot) > 0 {
 		fmt.Fprintf(t, "\na clean reboot without a resync:\t%s\n", sumUp(r.Reboot))
@@ -69,7 +69,8 @@ func (r Report) WriteText(w io.Writer) error {
 	return t.Flush()
 }
 
-func writeChecks(t *tabwriter.Writer, checks []Check) {
+// WriteChecks renders checks for people, as rows of a table.
+func WriteChecks(t io.Writer, checks []Check) {
 	for _, c := range checks {
 		fmt.Fprintf(t, "  %s\t%s\t%s\n", c.Feature, c.Answer, strings.ReplaceAll(c.Detail, "\n", " "))
 		if c.Remedy != "" && c.Answer != Yes {

@@ -55,7 +55,8 @@ func TestGuestCannotTouchAnything(t *testing.T) {
 // TestStrangersGetNothing: without any proof, and with a wrong one.
 func TestStrangersGetNothing(t *testing.T) {
 	s := newSite(t)
-	open := map[string]bool{"GET /v1/system/health": true, "POST /v1/agent/enrol": true}
+	open := map[string]bool{"GET /v1/system/health": true, "POST /v1/agent/enrol": true,
+		"GET /v1/install/ca.der": true, "GET /v1/install/agent.sh": true, "GET /v1/install/agent/linux/{arch}": true}
 	for _, p := range []*party{s.party("", nil), s.party("a guess", nil)} {
 		for _, r := range routesOf(t) {
 			code := problem.CodeOf(p.do(r.method, r.filled(), map[string]any{}, nil))

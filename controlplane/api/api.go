@@ -23,6 +23,7 @@ import (
 	"github.com/understudy-dr/understudy/controlplane/failover"
 	"github.com/understudy-dr/understudy/controlplane/inventory"
 	"github.com/understudy-dr/understudy/controlplane/pki"
+	"github.com/understudy-dr/understudy/controlplane/push"
 	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/desired"
 )
@@ -45,6 +46,7 @@ type Enrolment interface {
 type Authority interface {
 	VerifyAgent(chain []*x509.Certificate) (pki.Agent, error)
 	Fingerprint() [32]byte
+	DER() []byte
 }
 
 // Points finds recovery points in the vault.
@@ -72,6 +74,7 @@ type Options struct {
 	Relay     Relay
 	Points    Points
 	Failovers Failovers
+	Agents    push.Agents                       // for machines that install theirs by themselves
 	Found     func()                            // is called when a report with findings of proofs was recorded
 	Progress  func(inventory.Job) inventory.Job // adds how far the running step is
 	Relays    []string                          // addresses that agents are told, host:port

@@ -25,6 +25,7 @@ import (
 	"github.com/understudy-dr/understudy/controlplane/failover"
 	"github.com/understudy-dr/understudy/controlplane/inventory"
 	"github.com/understudy-dr/understudy/controlplane/pki"
+	"github.com/understudy-dr/understudy/controlplane/push"
 	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/desired"
 	"github.com/understudy-dr/understudy/pkg/problem"
@@ -39,6 +40,8 @@ type site struct {
 	handler   http.Handler
 	authority *pki.Authority
 	inventory *inventory.Inventory
+
+	agents string // the directory with the agent's programs
 
 	mu           sync.Mutex
 	at           time.Time
@@ -100,7 +103,7 @@ func (s *site) Clean(_ context.Context, id string, _ bool, _ string) (inventory.
 
 func newSite(t testing.TB) *site {
 	t.Helper()
-	s := &site{t: t, at: time.Now()}
+	s := &site{t: t, at: time.Now(), agents: t.TempDir()}
 	var err error
 	if s.authority, err = pki.Open(t.TempDir(), s.now); err != nil {
 		t.Fatal(err)
@@ -114,7 +117,7 @@ func newSite(t testing.TB) *site {
 	}
 	s.handler = New(Options{
 		Inventory: s.inventory, Enrolment: pki.NewEnrolment(s.authority, s.inventory), Authority: s.authority,
-		Relay: s, Points: s, Failovers: s, Found: func() { s.told++ }, Progress: func(j inventory.Job) inventory.Job { return j },
+		Relay: s, Points: s, Failovers: s, Agents: push.Agents{Dirs: []string{s.agents}}, Found: func() { s.told++ }, Progress: func(j inventory.Job) inventory.Job { return j },
 		Relays: []string{":9443"}, Metrics: prometheus.NewRegistry(), Version: "test", Now: s.now, Log: log,
 	})
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -190,6 +193,10 @@ func (p *party) do(method, path string, in, out any) error {
 			p.site.t.Fatalf("%s %s: status %d is no problem document: %q", method, path, resp.StatusCode, b)
 		}
 		return refusal
+	}
+	if raw, ok := out.(*[]byte); ok {
+		*raw = b
+		return nil
 	}
 	if out != nil {
 		if err := json.Unmarshal(b, out); err != nil {

@@ -33,6 +33,10 @@ func (s *server) routes() []route {
 		{get, "/v1/agent/desired", agent, "desired", "How the calling machine shall be", onProtocol(s, s.desired)},
 		{post, "/v1/agent/report", agent, "report", "How the calling machine is", onProtocol(s, s.report)},
 
+		{get, "/v1/install/ca.der", anybody, "install-authority", "The authority's certificate, whose SHA-256 tokens carry", on(s, s.installAuthority)},
+		{get, "/v1/install/agent.sh", anybody, "install-script", "What the command of understudy token create --command runs", on(s, s.installScript)},
+		{get, "/v1/install/agent/linux/{arch}", anybody, "install-agent", "The agent's program for Linux", on(s, s.installAgent)},
+
 		{get, "/v1/tokens", operator, "list-tokens", "Enrolment tokens, the newest first", on(s, s.listTokens)},
 		{post, "/v1/tokens", operator, "create-token", "A token with which one machine can enrol once", on(s, s.createToken)},
 		{del, "/v1/tokens/{token}", operator, "revoke-token", "Make an unused token useless", on(s, s.revokeToken)},

@@ -9,6 +9,7 @@
 package pki
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -60,6 +61,9 @@ func Open(dir string, now func() time.Time) (*Authority, error) {
 	pool.AddCert(cert)
 	return &Authority{cert: cert, key: key, pool: pool, now: now}, nil
 }
+
+// DER is the authority's certificate, of which Fingerprint is.
+func (a *Authority) DER() []byte { return bytes.Clone(a.cert.Raw) }
 
 // Fingerprint is the SHA-256 of the authority's certificate, which tokens carry.
 func (a *Authority) Fingerprint() [sha256.Size]byte { return sha256.Sum256(a.cert.Raw) }

@@ -101,7 +101,8 @@ func TestControlPlanesDeb(t *testing.T) {
 	slices.Sort(before)
 
 	tr.install("understudy", older)
-	tr.expect("installed", []string{enabledPlane, "/etc/default/understudy"}, nil)
+	tr.expect("installed", []string{enabledPlane, "/etc/default/understudy", "/usr/lib/understudy/agents/linux-arm64/understudy-agent"}, nil)
+	tr.version("/usr/lib/understudy/agents/linux-amd64/understudy-agent", older)
 	tr.in("id", "understudy")
 	held := []string{"vault/config", "vault.key", "spool/1", "recovered/web1.raw"}
 	for _, name := range append(held, "inventory.db", "pki/ca.pem", "operator.token") {
@@ -111,7 +112,7 @@ func TestControlPlanesDeb(t *testing.T) {
 	tr.version("/usr/bin/understudy", newer)
 
 	tr.in("dpkg", "--remove", "understudy")
-	tr.expect("removed", []string{"/var/lib/understudy/inventory.db", "/etc/default/understudy"}, []string{"/usr/bin/understudy"})
+	tr.expect("removed", []string{"/var/lib/understudy/inventory.db", "/etc/default/understudy"}, []string{"/usr/bin/understudy", "/usr/lib/understudy"})
 
 	said := tr.in("dpkg", "--purge", "understudy")
 	if !strings.Contains(said, "/var/lib/understudy keeps the vault") {

@@ -28,6 +28,9 @@ func (i *Image) Disk() string { return filepath.Join(i.Dir, "disk.img") }
 // Kernel and Initrd are those of the disk, for a boot without a boot loader.
 func (i *Image) Kernel() string { return filepath.Join(i.Dir, "vmlinuz") }
 
+// KeyFile holds the private key that lets root in: for who enters a guest by itself.
+func (i *Image) KeyFile() string { return filepath.Join(i.Dir, keyFile) }
+
 // Initrd belongs to Kernel.
 func (i *Image) Initrd() string { return filepath.Join(i.Dir, "initrd") }
 
