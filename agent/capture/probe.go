@@ -64,7 +64,7 @@ func (r Report) WriteText(w io.Writer) error {
 	}
 	if len(r.Reboot) > 0 {
 		fmt.Fprintf(t, "\na clean reboot without a resync:\t%s\n", sumUp(r.Reboot))
-		writeChecks(t, r.Reboot)
+		WriteChecks(t, r.Reboot)
 	}
 	return t.Flush()
 }
