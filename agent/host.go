@@ -16,7 +16,7 @@ func host() desired.Host {
 	if err != nil {
 		name = "unknown"
 	}
-	return desired.Host{Hostname: name, OS: systemName(), Kernel: kernelRelease(), AgentVersion: obs.BuildVersion()}
+	return desired.Host{Hostname: name, OS: systemName(), Kernel: kernelRelease(), AgentVersion: obs.BuildVersion(), Hardware: thisSystem.hardware()}
 }
 
 // systemName is the distribution's own name for itself, or the system's.

@@ -116,7 +116,7 @@ func (s *service) found(ctx context.Context) []desired.Disk {
 	}
 	out := make([]desired.Disk, 0, len(disks))
 	for _, d := range disks {
-		out = append(out, desired.Disk{ID: d.ID, Name: d.Name, Path: d.Path, Size: d.Size, SectorSize: d.SectorSize})
+		out = append(out, desired.Disk{ID: d.ID, Name: d.Name, Path: d.Path, Size: d.Size, SectorSize: d.SectorSize, Driver: thisSystem.diskDriver(d.Path)})
 	}
 	return out
 }

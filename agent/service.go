@@ -55,6 +55,9 @@ type service struct {
 func runService(ctx context.Context, o runOptions, log *slog.Logger) error {
 	s := &service{opt: o, log: log, started: time.Now(), news: newNews(), quiescer: newQuiescer(o)}
 	s.thaw() // before anything is written
+	if failover := thisSystem.replicaOf(); failover != "" {
+		return keepSilent(ctx, failover, log)
+	}
 	id, err := enrol.Load(o.dir, time.Now)
 	if err != nil {
 		return err

@@ -56,6 +56,9 @@ func (h Host) check() error {
 	if h.Hostname == "" {
 		return invalid("hostname is empty")
 	}
+	if err := h.Hardware.check(); err != nil {
+		return err
+	}
 	return checkTexts(map[string]string{"hostname": h.Hostname, "os": h.OS, "kernel": h.Kernel, "agent_version": h.AgentVersion}, 256)
 }
 
@@ -77,7 +80,7 @@ func checkDisks(disks []Disk) error {
 			return invalid("disks %q and %q have the same id %s", other, d.Name, d.ID)
 		}
 		seen[d.ID] = d.Name
-		if err := checkTexts(map[string]string{"name": d.Name, "path": d.Path, "filesystem": d.Filesystem}, maxText); err != nil {
+		if err := checkTexts(map[string]string{"name": d.Name, "path": d.Path, "filesystem": d.Filesystem, "driver": d.Driver}, maxText); err != nil {
 			return err
 		}
 	}

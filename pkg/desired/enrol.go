@@ -17,6 +17,8 @@ type Host struct {
 	OS           string `json:"os" doc:"For humans: distribution and version."`
 	Kernel       string `json:"kernel,omitempty"`
 	AgentVersion string `json:"agent_version"`
+
+	Hardware *Hardware `json:"hardware,omitempty"`
 }
 
 // EnrolRequest asks for an identity. Only the key of the signing request counts.

@@ -44,6 +44,7 @@ type Disk struct {
 	Size       int64        `json:"size" doc:"Bytes."`
 	SectorSize int          `json:"sector_size" doc:"Bytes."`
 	Filesystem string       `json:"filesystem,omitempty" doc:"For humans: what lies on it and where it is mounted."`
+	Driver     string       `json:"driver,omitempty" doc:"Of the disk's controller, by the system's name for it, for example virtio_blk."`
 }
 
 // Phase is how far the protection of a machine or of one disk has come.
