@@ -7,8 +7,8 @@ GOLANGCI=v2.15.0 # pinned: a linter that changes under us would make main red by
 NFPM=v2.45.2       # pinned: two builds of one source give the same packages
 
 declare -A packages=(
-	[test]="e2fsprogs xfsprogs btrfs-progs dosfstools mount util-linux qemu-utils libnbd-bin sqlite3 mmdebstrap rpm openssh-server sudo curl passwd"
-	[testbed]="postgresql-15 qemu-system-x86 netcat-openbsd"
+	[test]="e2fsprogs xfsprogs btrfs-progs dosfstools mount util-linux qemu-utils qemu-system-x86 ovmf libnbd-bin sqlite3 mmdebstrap rpm openssh-server sudo curl passwd"
+	[testbed]="postgresql-15 qemu-system-x86 grub-common grub-pc-bin netcat-openbsd"
 	[race]="gcc libc6-dev"
 	[lint]=""
 	[packages]="git"

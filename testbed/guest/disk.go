@@ -22,6 +22,11 @@ func makeDisk(ctx context.Context, r Recipe, tree, file string) error {
 	if err := os.Truncate(file, r.Size); err != nil {
 		return err
 	}
+	if r.Loader {
+		if err := installLoader(ctx, r, file); err != nil {
+			return err
+		}
+	}
 	if r.Root == Ext4 { // needs no mount
 		kib := strconv.FormatInt((r.Size-rootStart)>>10, 10) + "k"
 		_, err := run(ctx, "mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-d", tree, "-E", "offset="+strconv.Itoa(rootStart), file, kib)

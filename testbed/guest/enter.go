@@ -15,6 +15,16 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
+// Enter is a machine that somebody else has started from a disk of this image, and whose
+// ssh the host finds at addr. Only what goes through ssh can be done with it.
+func Enter(i *Image, name, addr string) (*Guest, error) {
+	config, err := i.client()
+	if err != nil {
+		return nil, err
+	}
+	return &Guest{Name: name, addr: addr, config: config}, nil
+}
+
 // Run has the guest's bash execute a script, as root, until its first failure, and
 // returns what it printed. The error holds what it complained of; a context that ends
 // leaves the script alone and cuts the connection.

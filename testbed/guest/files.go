@@ -3,11 +3,12 @@ package guest
 import (
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // files are what a guest has of ours, by path, besides its keys.
 func files(r Recipe) map[string]string {
-	return map[string]string{
+	all := map[string]string{
 		"etc/hostname": "guest\n",
 		"etc/hosts":    "127.0.0.1 localhost guest\n",
 		"etc/fstab":    "LABEL=root / " + r.Root + " defaults 0 1\n",
@@ -22,13 +23,26 @@ func files(r Recipe) map[string]string {
 		"etc/initramfs-tools/conf.d/guest": "MODULES=list\nCOMPRESS=zstd\nCOMPRESSLEVEL=1\nRESUME=none\n",
 		"etc/initramfs-tools/modules":      "virtio_pci\nvirtio_blk\nvirtio_scsi\nvirtio_net\nsd_mod\nnvme\nahci\nata_piix\n" + r.Root + "\n",
 	}
+	if r.Loader {
+		all["boot/grub/grub.cfg"] = loaderMenu
+	}
+	return all
 }
 
 // finish runs in the guest's tree when all files are there.
-const finish = `
+func finish(r Recipe) string {
+	if r.Loader { // who boots it by itself looks for its login
+		return strings.Replace(setUp, logins, "", 1)
+	}
+	return setUp
+}
+
+const logins = "getty@tty1.service serial-getty@ttyS0.service getty-static.service getty.target "
+
+const setUp = `
 systemctl -q enable guest-network ssh
 for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer \
-	getty@tty1.service serial-getty@ttyS0.service getty-static.service getty.target systemd-pstore.service systemd-firstboot.service \
+	` + logins + `systemd-pstore.service systemd-firstboot.service \
 	systemd-binfmt.service proc-sys-fs-binfmt_misc.automount systemd-update-utmp.service systemd-update-utmp-runlevel.service \
 	systemd-sysusers.service systemd-networkd.service systemd-tmpfiles-clean.timer dev-hugepages.mount dev-mqueue.mount \
 	modprobe@dm_mod.service modprobe@fuse.service modprobe@loop.service modprobe@drm.service modprobe@efi_pstore.service systemd-repart.service; do

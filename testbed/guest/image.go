@@ -68,7 +68,7 @@ func (i *Image) make(ctx context.Context, cache, dir string) error {
 	if err := errors.Join(writeFiles(tree, files(i.Recipe)), writeKeys(dir, tree)); err != nil {
 		return err
 	}
-	if _, err := run(ctx, "chroot", tree, "/bin/bash", "-euc", finish); err != nil {
+	if _, err := run(ctx, "chroot", tree, "/bin/bash", "-euc", finish(i.Recipe)); err != nil {
 		return err
 	}
 	for from, to := range map[string]string{"vmlinuz": "vmlinuz", "initrd.img": "initrd"} {

@@ -31,6 +31,9 @@ type Recipe struct {
 	Root string
 	// Size of the disk in bytes; the root fills it.
 	Size int64
+	// Loader gives the disk a boot loader of its own and its consoles a login: it is then
+	// a machine's whole disk, which boots wherever there is a BIOS.
+	Loader bool
 }
 
 // basic is what makes a Debian a machine that answers. No dbus, no logind, no ifupdown:
@@ -73,7 +76,7 @@ func (r Recipe) tree() string {
 
 // disk is the key of the whole image: two recipes with one key are one image.
 func (r Recipe) disk() string {
-	return digest("disk", r.tree(), r.Root, r.Size, files(r), finish)
+	return digest("disk", r.tree(), r.Root, r.Size, files(r), finish(r))
 }
 
 // digest is of what decides, not of the packages' versions: an image stays as it is
