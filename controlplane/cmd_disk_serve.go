@@ -38,6 +38,7 @@ type diskServeOptions struct {
 	point, listen, overlay string
 	readOnly, expose       bool
 	inDoubt                bool
+	held                   bool // somebody else keeps the retention away from the point
 }
 
 func newDiskServe(o *operator) *cobra.Command {
@@ -75,6 +76,8 @@ The point is latest, latest-app, an id, a name or a moment. ` + momentHelp,
 	f.BoolVar(&s.readOnly, "read-only", false, "let clients write nothing")
 	f.BoolVar(&s.expose, "expose", false, "allow an address that other hosts reach; NBD has no authentication")
 	f.Int64Var(&s.memory, "memory", serveMemory, "MiB of memory for what was read, besides indexes")
+	f.BoolVar(&s.held, "held", false, "leave it to the caller to keep the point")
+	_ = f.MarkHidden("held")
 	cmd.MarkFlagsMutuallyExclusive("overlay", "read-only")
 	_ = cmd.MarkFlagDirname("overlay")
 	return cmd
@@ -110,11 +113,13 @@ func runDiskServe(ctx context.Context, o *operator, s *diskServeOptions, w io.Wr
 		return vaultProblem(err)
 	}
 	defer func() { err = errors.Join(err, view.Close()) }()
-	release, err := holdPoint(ctx, m, point, log)
-	if err != nil {
-		return err
+	if !s.held {
+		release, err := holdPoint(ctx, m, point, log)
+		if err != nil {
+			return err
+		}
+		defer release()
 	}
-	defer release()
 	disks, err := chooseDisks(past{v}.disks(context.WithoutCancel(ctx), m.ID(), view), view, args[1:])
 	if err != nil {
 		return err
@@ -201,7 +206,7 @@ func (s *diskServeOptions) overlayOf(d recovery.Disk) (*overlay.Overlay, error) 
 	if err := os.MkdirAll(s.overlay, 0o700); err != nil {
 		return nil, fmt.Errorf("the overlay: %w", err)
 	}
-	return overlay.Open(filepath.Join(s.overlay, d.Disk.String()+".overlay"), d)
+	return overlay.Open(filepath.Join(s.overlay, d.Disk.String()+overlaySuffix), d)
 }
 
 // served is what is told to a program.

@@ -17,9 +17,11 @@ import (
 
 func newFailover(o *operator) *cobra.Command {
 	return group("failover", "Bring machines back as of a moment", `Brings all disks of a machine back as of one moment, as files on the control plane's
-host. Neither a test nor a run touches the source, its replication or the vault.`,
+host, or boots a machine from them. Neither a test nor a run touches the source, its
+replication or the vault.`,
 		newFailoverStart(o, "test", "Bring back a copy to try; clean it up afterwards"),
 		newFailoverStart(o, "run", "Bring back the copy that is to take over"),
+		newFailoverChangePoint(o), newFailoverPowerOn(o), newFailoverCommit(o),
 		newFailoverList(o), newFailoverShow(o), newFailoverCleanup(o))
 }
 
@@ -28,6 +30,7 @@ func failoverPath(id string) string { return "/v1/failovers/" + url.PathEscape(i
 type failoverStartOptions struct {
 	point, to, format string
 	noWait, inDoubt   bool
+	boot              bootOptions
 }
 
 func newFailoverStart(o *operator, kind, short string) *cobra.Command {
@@ -41,8 +44,8 @@ The point is latest, latest-app (consistent for applications), an id or a name (
 understudy point list), or a moment: the newest point not after it. ` + momentHelp + `
 
 Files that Understudy did not make are never overwritten. Interrupting this command
-does not stop the job; understudy job show tells how far it is.`,
-		Example:           "  understudy failover " + kind + " web1 --point latest\n  understudy failover " + kind + " web1 --point 14:03:20 --to /var/recovered/web1 --format vhd",
+does not stop the job; understudy job show tells how far it is.` + bootHelp,
+		Example:           "  understudy failover " + kind + " web1 --point latest\n  understudy failover " + kind + " web1 --point 14:03:20 --to /var/recovered/web1 --format vhd\n  understudy failover " + kind + " web1 --boot" + map[string]string{"run": " --source-is-gone"}[kind],
 		Args:              exactArgs(1),
 		ValidArgsFunction: o.completeMachines,
 	}
@@ -55,6 +58,7 @@ does not stop the job; understudy job show tells how far it is.`,
 	flags.StringVar(&f.format, "format", failover.Raw, "format of the files: raw or vhd (fixed)")
 	flags.BoolVar(&f.inDoubt, "in-doubt", false, "also a point that may show other bytes than the disks had")
 	flags.BoolVar(&f.noWait, "no-wait", false, "return at once and let the job go on")
+	f.boot.flags(flags, kind)
 	_ = cmd.MarkFlagDirname("to")
 	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{failover.Raw, failover.VHD}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("point", cobra.FixedCompletions([]string{"latest", "latest-app"}, cobra.ShellCompDirectiveNoFileComp))
@@ -69,12 +73,20 @@ func runFailover(ctx context.Context, cmd *cobra.Command, c *client, out *printe
 			return err
 		}
 	}
+	boot, err := o.boot.request(cmd.Flags())
+	if err != nil {
+		return err
+	}
+	asked := map[string]any{"kind": kind, "point": pointSpec(o.point, time.Now()), "dir": dir, "in_doubt": o.inDoubt}
+	if boot != nil {
+		asked["boot"] = boot
+	} else {
+		asked["format"] = o.format
+	}
 	if o.format != failover.Raw && o.format != failover.VHD {
 		return usage("--format " + o.format + ": want raw or vhd")
 	}
-	started, err := send[failover.Failover](ctx, c, http.MethodPost, machinePath(machine)+"/failovers", map[string]any{
-		"kind": kind, "point": pointSpec(o.point, time.Now()), "dir": dir, "format": o.format, "in_doubt": o.inDoubt,
-	})
+	started, err := send[failover.Failover](ctx, c, http.MethodPost, machinePath(machine)+"/failovers", asked)
 	if err != nil {
 		return err
 	}
@@ -110,6 +122,7 @@ func drawFailover(t *table, f failover.Failover) {
 	}
 	t.row("took", seconds(f.Seconds))
 	t.row("directory", f.Dir)
+	drawReplica(t, f)
 	for _, d := range f.Copies {
 		t.row("copy", fmt.Sprintf("%s  %s", d.File, size(d.Size)))
 	}
@@ -117,7 +130,14 @@ func drawFailover(t *table, f failover.Failover) {
 		t.row("problem", f.Problem.Detail)
 		t.row("what to do", f.Problem.Remedy)
 	}
-	if f.Status == inventory.JobDone {
+	if f.State == "off" && f.Status != inventory.JobRunning && f.Status != inventory.JobQueued {
+		t.row("power on again", "understudy failover power-on "+f.ID)
+	}
+	if f.Status == inventory.JobDone && f.Kind == failover.RunBoot {
+		t.row("make it final", "understudy failover commit "+f.ID)
+		t.row("another point", "understudy failover change-point --force "+f.ID+" --point POINT")
+		t.row("clean up", "understudy failover cleanup --force "+f.ID)
+	} else if f.Status == inventory.JobDone || f.Status == inventory.JobFailed && f.Kind.Boots() {
 		t.row("clean up", "understudy failover cleanup "+f.ID)
 	}
 }
@@ -173,9 +193,10 @@ func newFailoverCleanup(o *operator) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "cleanup FAILOVER",
-		Short: "Remove the copies that a failover made",
+		Short: "Remove what a failover made",
 		Long: `Removes the files that a failover made, with whatever was written to them since, and
-nothing else. What was made by failover run may be in use: it needs --force.`,
+nothing else; a machine that it brought up is powered off first. Its screenshot stays. What
+was made by failover run may be in use: it needs --force.`,
 		Args: exactArgs(1),
 	}
 	cmd.RunE = o.verb(func(ctx context.Context, c *client, out *printer, args []string) error {
@@ -186,7 +207,7 @@ nothing else. What was made by failover run may be in use: it needs --force.`,
 		if job, err = await(ctx, c, job.ID, cmd.ErrOrStderr()); err != nil {
 			return err
 		}
-		return out.say(job, "the copies of failover %s are removed", args[0])
+		return out.say(job, "what failover %s made is removed", args[0])
 	})
 	cmd.Flags().BoolVar(&force, "force", false, "also what was made to take over")
 	return cmd

@@ -124,7 +124,7 @@ func await(ctx context.Context, c *client, id string, bar io.Writer) (inventory.
 		switch j.Status {
 		case inventory.JobFailed:
 			return j, exitError{fmt.Errorf("job %s failed: %w", id, j.Problem), exitJobFailed}
-		case inventory.JobDone, inventory.JobCleaned:
+		case inventory.JobDone, inventory.JobCleaned, inventory.JobCommitted:
 			return j, nil
 		}
 		b.set(j.Progress)

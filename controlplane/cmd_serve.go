@@ -27,6 +27,7 @@ type serveOptions struct {
 	place       vaultPlace
 	spoolLimit  byteSize
 	agents      []string
+	emulate     bool
 	logJSON     bool
 	debug       bool
 }
@@ -55,6 +56,7 @@ nobody can read the vault.`,
 	o.place.flags(f)
 	f.Var(&o.spoolLimit, "spool-limit", "how much the relay may keep on disk before the vault has it")
 	agentsFlag(f, &o.agents)
+	f.BoolVar(&o.emulate, "emulate", false, "bring machines up without KVM, also where this host has it")
 	f.BoolVar(&o.logJSON, "log-json", false, "log as JSON lines")
 	f.BoolVar(&o.debug, "debug", false, "log more")
 	return cmd
@@ -71,6 +73,10 @@ func runServe(ctx context.Context, o *serveOptions) error {
 	}
 	log := o.log()
 	if _, err := o.relayAddresses(); err != nil {
+		return err
+	}
+	var err error
+	if o.data, err = filepath.Abs(o.data); err != nil { // others are told of what lies there
 		return err
 	}
 	if err := os.MkdirAll(o.data, 0o700); err != nil {

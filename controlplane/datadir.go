@@ -21,10 +21,12 @@ import (
 // What lies in the data directory.
 const (
 	addressName   = "api.url" // where the API answers, for the operator's tool
+	checksName    = "checks"  // the operator's programs that try whether a replica works
 	inventoryName = "inventory.db"
 	lockName      = "lock"
 	pkiName       = "pki"
 	recoveredName = "recovered" // copies of failovers for which nobody named a place
+	proofsName    = "proofs"    // how replicas looked
 	spoolName     = "spool"
 	tokenName     = "operator.token"
 	vaultName     = "vault"

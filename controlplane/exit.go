@@ -60,6 +60,7 @@ var exitByCode = map[problem.Code]int{
 	problem.DiskUnprotected:    exitConflict,
 	problem.PointInDoubt:       exitInDoubt,
 	problem.NoPoint:            exitConflict,
+	problem.NotUp:              exitConflict,
 	problem.Exists:             exitConflict,
 	problem.Unauthenticated:    exitDenied,
 	problem.Forbidden:          exitDenied,

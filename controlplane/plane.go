@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/understudy-dr/understudy/controlplane/api"
+	"github.com/understudy-dr/understudy/controlplane/compute/qemu"
 	"github.com/understudy-dr/understudy/controlplane/failover"
 	"github.com/understudy-dr/understudy/controlplane/ingest"
 	"github.com/understudy-dr/understudy/controlplane/inventory"
@@ -34,6 +35,7 @@ type plane struct {
 	inventory *inventory.Inventory
 	authority *pki.Authority
 	past      past
+	rooms     failover.Rooms
 	driver    *failover.Driver
 	events    *relayEvents
 	doubter   *doubter
@@ -60,7 +62,12 @@ func newPlane(ctx context.Context, o *serveOptions, log *slog.Logger) (_ *plane,
 		return nil, errors.Join(err, p.inventory.Close())
 	}
 	p.warnOfLostInventory(ctx)
-	p.driver = failover.NewDriver(p.inventory, failover.Plans(p.inventory, p.past, p.past), "control plane", log)
+	p.rooms = failover.Rooms{
+		Inventory: p.inventory, Points: p.past, Recoverer: p.past, Disks: stage{p.past, o.place, o.data},
+		Compute: qemu.New(qemu.Options{Emulate: o.emulate}), Facts: hardwareOf{p.inventory},
+		Proofs: o.path(proofsName), Checks: o.path(checksName),
+	}
+	p.driver = failover.NewDriver(p.inventory, failover.Plans(p.rooms), "control plane", log)
 	p.events = newRelayEvents(p.inventory, log)
 	p.doubter = newDoubter(p.past.vault, p.inventory, log)
 	return p, nil
@@ -150,8 +157,8 @@ func (p *plane) handler(known *replications) (http.Handler, error) {
 		Relay:     known,
 		Points:    p.past,
 		Found:     p.doubter.tell,
-		Failovers: failover.New(p.inventory, p.past, p.options.path(recoveredName), p.driver),
 		Agents:    p.options.agentPrograms(),
+		Failovers: failover.New(p.rooms, p.options.path(recoveredName), p.driver),
 		Progress:  p.driver.WithProgress,
 		Relays:    relays,
 		Metrics:   p.metrics,

@@ -64,6 +64,10 @@ type Failovers interface {
 	Get(ctx context.Context, id string) (failover.Failover, error)
 	List(ctx context.Context, machine block.MachineID) ([]failover.Failover, error)
 	Clean(ctx context.Context, id string, force bool, askedBy string) (inventory.Job, error)
+	ChangePoint(ctx context.Context, id, point string, inDoubt, force bool) (failover.Failover, error)
+	PowerOn(ctx context.Context, id string) (failover.Failover, error)
+	Commit(ctx context.Context, id string) (failover.Failover, error)
+	Screenshot(ctx context.Context, id string) ([]byte, error)
 }
 
 // Options is what the API stands on.

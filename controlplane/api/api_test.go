@@ -95,6 +95,24 @@ func (s *site) List(context.Context, block.MachineID) ([]failover.Failover, erro
 	return []failover.Failover{}, nil
 }
 
+// ChangePoint implements Failovers.
+func (s *site) ChangePoint(_ context.Context, id, point string, _, _ bool) (failover.Failover, error) {
+	return failover.Failover{ID: id, Machine: block.NewMachineID(), AskedFor: point, Copies: []failover.Copy{}}, nil
+}
+
+// PowerOn implements Failovers.
+func (s *site) PowerOn(_ context.Context, id string) (failover.Failover, error) {
+	return failover.Failover{ID: id, Machine: block.NewMachineID(), Copies: []failover.Copy{}}, nil
+}
+
+// Commit implements Failovers.
+func (s *site) Commit(_ context.Context, id string) (failover.Failover, error) {
+	return failover.Failover{ID: id, Machine: block.NewMachineID(), Status: inventory.JobCommitted, Copies: []failover.Copy{}}, nil
+}
+
+// Screenshot implements Failovers.
+func (s *site) Screenshot(context.Context, string) ([]byte, error) { return []byte("\x89PNG"), nil }
+
 // Clean implements Failovers.
 func (s *site) Clean(_ context.Context, id string, _ bool, _ string) (inventory.Job, error) {
 	s.cleaned = append(s.cleaned, id)

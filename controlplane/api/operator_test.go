@@ -82,6 +82,32 @@ func TestFailoverIsPassedOn(t *testing.T) {
 	if len(s.cleaned) != 1 || s.cleaned[0] != "f1" {
 		t.Error(s.cleaned)
 	}
+	boot := map[string]any{"network": "isolated", "memory": 1 << 30}
+	s.operator().must("POST", "/v1/machines/web1/failovers", map[string]any{"kind": "test", "boot": boot}, &f)
+	if f.Kind != failover.TestBoot {
+		t.Errorf("%+v", f)
+	}
+	boot["netwrok"] = "user"
+	want(t, s.operator().do("POST", "/v1/machines/web1/failovers", map[string]any{"kind": "test", "boot": boot}, nil), problem.Invalid, "body.boot.netwrok")
+	s.operator().must("POST", "/v1/failovers/f1/point", map[string]any{"point": "3.6", "force": true}, &f)
+	if f.AskedFor != "3.6" {
+		t.Errorf("%+v", f)
+	}
+	s.operator().must("POST", "/v1/failovers/f1/commit", nil, &f)
+	if f.Status != inventory.JobCommitted {
+		t.Errorf("%+v", f)
+	}
+}
+
+// TestScreenshotIsAPicture, and nobody's but operators'.
+func TestScreenshotIsAPicture(t *testing.T) {
+	s := newSite(t)
+	shot, err := s.operatorGet("/v1/failovers/f1/screenshot")
+	if err != nil || shot != "\x89PNG" {
+		t.Errorf("%q, %v", shot, err)
+	}
+	guest, _ := s.enrol()
+	want(t, guest.do("GET", "/v1/failovers/f1/screenshot", nil, nil), problem.Forbidden)
 }
 
 func TestMetricsAndPages(t *testing.T) {

@@ -72,6 +72,8 @@ type startFailoverInput struct {
 		Dir    string `json:"dir,omitempty" maxLength:"4096" doc:"On the control plane's host; absent: one below its data directory."`
 		Format string `json:"format,omitempty" enum:"raw,vhd" doc:"Absent: raw."`
 
+		Boot *failover.Boot `json:"boot,omitempty" doc:"Bring a machine up from the disks as they are, instead of copying them."`
+
 		InDoubt bool `json:"in_doubt,omitempty" doc:"Also a point that may show other bytes than the disks had."`
 	}
 }
@@ -81,9 +83,13 @@ func (s *server) startFailover(ctx context.Context, in *startFailoverInput) (*bo
 	if err != nil {
 		return nil, err
 	}
+	kind := map[string]failover.Kind{"test": failover.Test, "run": failover.Run}
+	if in.Body.Boot != nil {
+		kind = map[string]failover.Kind{"test": failover.TestBoot, "run": failover.RunBoot}
+	}
 	return answer(s.Failovers.Start(ctx, failover.Request{
-		Kind: failover.Kind("failover-" + in.Body.Kind), Machine: m.ID, Point: in.Body.Point,
-		Dir: in.Body.Dir, Format: in.Body.Format, InDoubt: in.Body.InDoubt, AskedBy: callerOf(ctx).operator,
+		Kind: kind[in.Body.Kind], Machine: m.ID, Point: in.Body.Point, Dir: in.Body.Dir, Format: in.Body.Format,
+		InDoubt: in.Body.InDoubt, Boot: in.Body.Boot, AskedBy: callerOf(ctx).operator,
 	}))
 }
 
@@ -105,6 +111,41 @@ type failoverPath struct {
 
 func (s *server) getFailover(ctx context.Context, in *failoverPath) (*body[failover.Failover], error) {
 	return answer(s.Failovers.Get(ctx, in.Failover))
+}
+
+type changePointInput struct {
+	Failover string `path:"failover" maxLength:"64"`
+	Body     struct {
+		Point   string `json:"point" maxLength:"256" doc:"latest, latest-app, an id, a name, or a time (RFC 3339)."`
+		InDoubt bool   `json:"in_doubt,omitempty" doc:"Also a point that may show other bytes than the disks had."`
+		Force   bool   `json:"force,omitempty" doc:"What the machine wrote since it booted may be lost."`
+	}
+}
+
+func (s *server) changePoint(ctx context.Context, in *changePointInput) (*body[failover.Failover], error) {
+	return answer(s.Failovers.ChangePoint(ctx, in.Failover, in.Body.Point, in.Body.InDoubt, in.Body.Force))
+}
+
+func (s *server) powerOn(ctx context.Context, in *failoverPath) (*body[failover.Failover], error) {
+	return answer(s.Failovers.PowerOn(ctx, in.Failover))
+}
+
+func (s *server) commitFailover(ctx context.Context, in *failoverPath) (*body[failover.Failover], error) {
+	return answer(s.Failovers.Commit(ctx, in.Failover))
+}
+
+// picture is an answer that is no JSON.
+type picture struct {
+	Type string `header:"Content-Type"`
+	Body []byte
+}
+
+func (s *server) screenshot(ctx context.Context, in *failoverPath) (*picture, error) {
+	shot, err := s.Failovers.Screenshot(ctx, in.Failover)
+	if err != nil {
+		return nil, err
+	}
+	return &picture{Type: "image/png", Body: shot}, nil
 }
 
 type cleanInput struct {

@@ -62,6 +62,10 @@ func (s *server) routes() []route {
 		{post, "/v1/machines/{machine}/failovers", operator, "start-failover", "Bring the machine's disks back as of a point", on(s, s.startFailover)},
 		{get, "/v1/failovers", operator, "list-failovers", "Failovers, the newest first", on(s, s.listFailovers)},
 		{get, "/v1/failovers/{failover}", operator, "get-failover", "One failover", on(s, s.getFailover)},
+		{get, "/v1/failovers/{failover}/screenshot", operator, "get-screenshot", "The screen of a failover's machine, as it is or as it was last", on(s, s.screenshot)},
+		{post, "/v1/failovers/{failover}/point", operator, "change-point", "Boot the machine of a failover from another point, until it is committed", on(s, s.changePoint)},
+		{post, "/v1/failovers/{failover}/power-on", operator, "power-on", "Bring the machine of a failover up again that went off, with what it wrote", on(s, s.powerOn)},
+		{post, "/v1/failovers/{failover}/commit", operator, "commit-failover", "Make a failover final", on(s, s.commitFailover)},
 		{post, "/v1/failovers/{failover}/cleanup", operator, "cleanup-failover", "Remove what a failover made", on(s, s.cleanFailover)},
 
 		{get, "/v1/jobs", operator, "list-jobs", "Jobs, the newest first", on(s, s.listJobs)},

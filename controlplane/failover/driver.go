@@ -20,7 +20,7 @@ const (
 	leaseLife   = 30 * time.Second
 	leaseRenew  = leaseLife / 3
 	lookEvery   = 2 * time.Second // for jobs of a control plane that died
-	workers     = 2               // jobs at once: each keeps the vault and a disk busy
+	workers     = 8               // jobs at once: most of them wait for a machine that boots
 	maxAttempts = 5
 	firstPause  = time.Second // doubles with each attempt
 )
@@ -39,6 +39,8 @@ type Plan struct {
 	// Done is told to the operator when all steps are done; may be nil. Events are
 	// written with the end of the job.
 	Done func(ctx context.Context, t *Task) (desired.Event, error)
+	// Ends is the status of a job whose steps are done; nil means JobDone.
+	Ends func(job inventory.Job) inventory.JobStatus
 }
 
 // Task is a job under way, as its steps see it.
@@ -184,6 +186,9 @@ func (d *Driver) work(ctx context.Context, job inventory.Job) {
 		return
 	}
 	status := inventory.JobDone
+	if ends := d.plans[Kind(job.Kind)].Ends; ends != nil {
+		status = ends(job)
+	}
 	var p *problem.Problem
 	if err != nil {
 		status, p = inventory.JobFailed, asProblem(err)

@@ -13,6 +13,7 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -32,7 +33,26 @@ const (
 	Test    Kind = "failover-test" // a copy to try; replication goes on
 	Run     Kind = "failover-run"  // the copy that is to take over; replication goes on, too
 	Cleanup Kind = "cleanup"       // remove what one of the others made
+
+	// The same with a machine that runs from the disks, of which nothing is copied.
+	TestBoot    Kind = "failover-test-boot"
+	RunBoot     Kind = inventory.Takeover
+	CleanupBoot Kind = "cleanup-boot"
 )
+
+// failovers are the kinds that bring something up.
+var failovers = []Kind{Test, Run, TestBoot, RunBoot}
+
+// Boots reports whether a machine runs at its end.
+func (k Kind) Boots() bool { return k == TestBoot || k == RunBoot }
+
+// cleanup removes what this kind made.
+func (k Kind) cleanup() Kind {
+	if k.Boots() {
+		return CleanupBoot
+	}
+	return Cleanup
+}
 
 // The formats in which disks are written.
 const (
@@ -105,6 +125,7 @@ type Request struct {
 	Dir     string // absolute, on the control plane's host; empty: one below the default directory
 	Format  string // Raw or VHD; empty: Raw
 	InDoubt bool   // also a point in doubt
+	Boot    *Boot  // how to bring a machine up; nil: Test and Run make copies only
 	AskedBy string
 }
 
@@ -115,25 +136,30 @@ type params struct {
 	Format   string `json:"format,omitempty"`
 	InDoubt  bool   `json:"in_doubt,omitempty"`
 	Failover string `json:"failover,omitempty"` // Cleanup: the job whose copies to remove
+	Boot     *Boot  `json:"boot,omitempty"`
+	Before   string `json:"before,omitempty"` // the point that the replica had before this one
+
+	Committed bool `json:"committed,omitempty"` // RunBoot: it is final
 }
 
 // Failovers starts and shows failovers.
 type Failovers struct {
 	inventory *inventory.Inventory
 	points    Points
+	rooms     Rooms
 	dir       string
 	driver    *Driver
 }
 
-// New is the failovers of an inventory. dir is where copies go for which nobody names
-// a directory.
-func New(inv *inventory.Inventory, points Points, dir string, driver *Driver) *Failovers {
-	return &Failovers{inventory: inv, points: points, dir: dir, driver: driver}
+// New is the failovers that these rooms do. dir is where copies go for which nobody
+// names a directory.
+func New(rooms Rooms, dir string, driver *Driver) *Failovers {
+	return &Failovers{inventory: rooms.Inventory, points: rooms.Points, rooms: rooms, dir: dir, driver: driver}
 }
 
 // Start queues a failover. What can be known to fail now fails now.
 func (f *Failovers) Start(ctx context.Context, r Request) (Failover, error) {
-	if r.Format == "" {
+	if r.Format == "" && r.Boot == nil {
 		r.Format = Raw
 	}
 	if r.Point == "" {
@@ -143,7 +169,12 @@ func (f *Failovers) Start(ctx context.Context, r Request) (Failover, error) {
 		return Failover{}, err
 	}
 	if r.Dir == "" {
-		r.Dir = filepath.Join(f.dir, fmt.Sprintf("%s-%s", r.Machine, time.Now().UTC().Format("20060102T150405.000")))
+		r.Dir = f.ownDir(r)
+	}
+	if r.Boot != nil {
+		if err := f.checkBoot(ctx, r); err != nil {
+			return Failover{}, err
+		}
 	}
 	if other, used, err := f.userOf(ctx, r.Dir, ""); err != nil {
 		return Failover{}, err
@@ -158,7 +189,7 @@ func (f *Failovers) Start(ctx context.Context, r Request) (Failover, error) {
 	if err != nil {
 		return Failover{}, err
 	}
-	job, err := f.inventory.AddJob(ctx, string(r.Kind), r.Machine, params{Point: r.Point, Dir: r.Dir, Format: r.Format, InDoubt: r.InDoubt}, r.AskedBy, f.driver.steps(r.Kind))
+	job, err := f.inventory.AddJob(ctx, string(r.Kind), r.Machine, params{Point: r.Point, Dir: r.Dir, Format: r.Format, InDoubt: r.InDoubt, Boot: r.Boot}, r.AskedBy, f.driver.steps(r.Kind))
 	if err != nil {
 		return Failover{}, err
 	}
@@ -166,12 +197,24 @@ func (f *Failovers) Start(ctx context.Context, r Request) (Failover, error) {
 	return view(job)
 }
 
+// ownDir is a directory that no other failover has. That of a replica is short: it holds
+// sockets, whose paths are.
+func (f *Failovers) ownDir(r Request) string {
+	now := time.Now().UTC().Format("20060102T150405.000")
+	if r.Boot != nil {
+		return filepath.Join(f.dir, r.Machine.String()[:8]+"-"+now)
+	}
+	return filepath.Join(f.dir, fmt.Sprintf("%s-%s", r.Machine, now))
+}
+
 func check(r Request) error {
 	const remedy = "see understudy failover --help"
 	switch {
-	case r.Kind != Test && r.Kind != Run:
+	case !slices.Contains(failovers, r.Kind) || r.Kind.Boots() != (r.Boot != nil):
 		return problem.New(problem.Invalid, remedy, "%q is not a kind of failover", r.Kind)
-	case r.Format != Raw && r.Format != VHD:
+	case r.Boot != nil && r.Format != "":
+		return problem.New(problem.Invalid, remedy, "a machine boots from its disks as they are: there is no copy to have the format %s", r.Format)
+	case r.Boot == nil && r.Format != Raw && r.Format != VHD:
 		return problem.New(problem.Invalid, remedy, "%q is not a format: want %s or %s", r.Format, Raw, VHD)
 	case r.Dir != "" && (!filepath.IsAbs(r.Dir) || filepath.Clean(r.Dir) != r.Dir):
 		return problem.New(problem.Invalid, "give it in full, for example /var/recovered/web1", "%q is not an absolute path on the control plane's host", r.Dir)
@@ -211,6 +254,9 @@ func (f *Failovers) Clean(ctx context.Context, id string, force bool, askedBy st
 		return job, problem.New(problem.Conflict, "nothing is left to do", "failover %s was cleaned up already", id)
 	case v.Status == inventory.JobQueued || v.Status == inventory.JobRunning:
 		return job, problem.New(problem.Conflict, "wait until it has ended: understudy job show "+id, "failover %s is still under way", id)
+	case v.Kind == RunBoot && !force:
+		return job, problem.New(problem.Conflict, "if nothing that it wrote since is needed: understudy failover cleanup --force "+id,
+			"failover %s was no test: its machine runs, and what it wrote since is nowhere else", id)
 	case v.Kind == Run && !force:
 		return job, problem.New(problem.Conflict, "if nothing runs from these copies and nothing on them is needed: understudy failover cleanup --force "+id,
 			"failover %s was no test: its copies in %s may be in use", id, v.Dir)
@@ -220,14 +266,18 @@ func (f *Failovers) Clean(ctx context.Context, id string, force bool, askedBy st
 	} else if used {
 		return job, problem.New(problem.Conflict, "to remove those: understudy failover cleanup "+other.ID, "%s holds the copies of failover %s by now", v.Dir, other.ID)
 	}
-	busy, err := f.inventory.Jobs(ctx, inventory.JobFilter{Machine: job.Machine, Kinds: []string{string(Cleanup)}})
+	busy, err := f.inventory.Jobs(ctx, inventory.JobFilter{Machine: job.Machine, Kinds: []string{string(v.Kind.cleanup())}})
 	if err != nil {
 		return job, err
 	}
 	if i := slices.IndexFunc(busy, func(j inventory.Job) bool { return cleans(j) == id && j.Status != inventory.JobFailed }); i >= 0 {
 		return busy[i], nil // asked twice
 	}
-	job, err = f.inventory.AddJob(ctx, string(Cleanup), job.Machine, params{Failover: id, Dir: v.Dir}, askedBy, f.driver.steps(Cleanup))
+	asked := params{Failover: id, Dir: v.Dir}
+	if v.Point != nil {
+		asked.Before = v.Point.ID
+	}
+	job, err = f.inventory.AddJob(ctx, string(v.Kind.cleanup()), job.Machine, asked, askedBy, f.driver.steps(v.Kind.cleanup()))
 	f.driver.Wake()
 	return job, err
 }
@@ -238,7 +288,7 @@ func cleans(j inventory.Job) string {
 	return p.Failover
 }
 
-// Failover is a job of kind Test or Run as operators see it.
+// Failover is a job that brings something up, as operators see it.
 type Failover struct {
 	ID       string                 `json:"id"`
 	Kind     Kind                   `json:"kind"`
@@ -247,8 +297,13 @@ type Failover struct {
 	AskedFor string                 `json:"asked_for" doc:"The point as the operator named it."`
 	Point    *Point                 `json:"point,omitempty" doc:"The point that was chosen."`
 	Dir      string                 `json:"dir" doc:"On the control plane's host."`
-	Format   string                 `json:"format"`
+	Format   string                 `json:"format,omitempty" doc:"Of the copies; absent where a machine boots."`
 	Copies   []Copy                 `json:"copies"`
+	Boot     *Boot                  `json:"boot,omitempty" doc:"How a machine was to be brought up; absent where only its disks were."`
+	Hardware *Hardware              `json:"hardware,omitempty" doc:"What it was given."`
+	Replica  *Powered               `json:"replica,omitempty" doc:"The machine that was powered on."`
+	State    string                 `json:"state,omitempty" doc:"How that machine is now, in its hypervisor's words, or off; in a list left out."`
+	Proof    *Proof                 `json:"proof,omitempty" doc:"How it showed that it is up."`
 	Created  time.Time              `json:"created"`
 	Ended    time.Time              `json:"ended,omitzero"`
 	Seconds  float64                `json:"seconds" doc:"From begin to end, or to now."`
@@ -262,12 +317,19 @@ func (f *Failovers) Get(ctx context.Context, id string) (Failover, error) {
 	if err != nil {
 		return Failover{}, err
 	}
-	return view(f.driver.WithProgress(job))
+	v, err := view(f.driver.WithProgress(job))
+	if err == nil && v.Replica != nil && v.Status != inventory.JobCleaned {
+		var s Sight
+		if s, err = f.rooms.Compute.Look(ctx, v.Dir); err == nil {
+			v.State = cmp.Or(s.State, "off")
+		}
+	}
+	return v, err
 }
 
 // List is the newest failovers, the newest first; a zero machine means all machines.
 func (f *Failovers) List(ctx context.Context, machine block.MachineID) ([]Failover, error) {
-	jobs, err := f.inventory.Jobs(ctx, inventory.JobFilter{Machine: machine, Kinds: []string{string(Test), string(Run)}})
+	jobs, err := f.inventory.Jobs(ctx, inventory.JobFilter{Machine: machine, Kinds: kindNames()})
 	if err != nil {
 		return nil, err
 	}
@@ -282,18 +344,25 @@ func (f *Failovers) List(ctx context.Context, machine block.MachineID) ([]Failov
 	return out, nil
 }
 
+func kindNames() (names []string) {
+	for _, k := range failovers {
+		names = append(names, string(k))
+	}
+	return names
+}
+
 // view reads a failover out of its job.
 func view(j inventory.Job) (Failover, error) {
 	v := Failover{ID: j.ID, Kind: Kind(j.Kind), Machine: j.Machine, Status: j.Status, Created: j.Created, Ended: j.Ended,
 		Copies: []Copy{}, Progress: j.Progress, Problem: j.Problem}
-	if v.Kind != Test && v.Kind != Run {
+	if !slices.Contains(failovers, v.Kind) {
 		return v, problem.New(problem.NotFound, "see understudy failover list", "job %s is not a failover but a %s", j.ID, j.Kind)
 	}
 	var p params
 	if err := json.Unmarshal(j.Params, &p); err != nil {
 		return v, fmt.Errorf("failover: job %s: %w", j.ID, err)
 	}
-	v.AskedFor, v.Dir, v.Format = p.Point, p.Dir, p.Format
+	v.AskedFor, v.Dir, v.Format, v.Boot = p.Point, p.Dir, p.Format, p.Boot
 	if !j.Started.IsZero() {
 		end := j.Ended
 		if end.IsZero() {
@@ -301,8 +370,9 @@ func view(j inventory.Job) (Failover, error) {
 		}
 		v.Seconds = end.Sub(j.Started).Seconds()
 	}
+	var up powerOn
 	for _, s := range j.Steps {
-		into := map[string]any{stepPoint: &v.Point, stepMaterialise: &v.Copies}[s.Name]
+		into := map[string]any{stepPoint: &v.Point, stepMaterialise: &v.Copies, stepPower: &up, stepCheck: &v.Proof}[s.Name]
 		if into == nil || len(s.Output) == 0 {
 			continue
 		}
@@ -310,5 +380,6 @@ func view(j inventory.Job) (Failover, error) {
 			return v, fmt.Errorf("failover: job %s, step %s: %w", j.ID, s.Name, err)
 		}
 	}
+	v.Hardware, v.Replica = up.Hardware, up.Replica
 	return v, nil
 }

@@ -19,6 +19,7 @@ import (
 type vault struct {
 	mu           sync.Mutex
 	newest       block.Seq
+	still        bool // no newer points come
 	materialised []block.Position
 	removed      []string
 	doubtful     block.Seq // the points up to this one are in doubt
@@ -34,7 +35,9 @@ func (v *vault) Resolve(_ context.Context, machine block.MachineID, spec string)
 	if spec != "latest" {
 		return Point{}, problem.New(problem.PointUnknown, "choose another", "machine %s has no point %q", machine, spec)
 	}
-	v.newest++
+	if v.newest == 0 || !v.still {
+		v.newest++
+	}
 	p := block.Position{Epoch: 1, Seq: v.newest}
 	point := Point{ID: p.String(), Position: p, Time: time.Unix(1, 0).UTC(), Kind: "crash"}
 	if p.Seq <= v.doubtful {
@@ -85,6 +88,9 @@ type rig struct {
 	vault     *vault
 	inventory *inventory.Inventory
 	machine   block.MachineID
+	house     *house
+	proofs    string
+	checks    string
 }
 
 func newRig(t *testing.T) *rig {
@@ -94,7 +100,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = inv.Close() })
-	r := &rig{t: t, vault: &vault{}, inventory: inv, machine: block.NewMachineID()}
+	r := &rig{t: t, vault: &vault{}, inventory: inv, machine: block.NewMachineID(), house: newHouse(), proofs: t.TempDir(), checks: t.TempDir()}
 	if _, err := inv.Adopt(t.Context(), r.machine, "web1", nil, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -104,8 +110,9 @@ func newRig(t *testing.T) *rig {
 
 // restart is a new process over the same inventory.
 func (r *rig) restart() {
-	d := NewDriver(r.inventory, Plans(r.inventory, r.vault, r.vault), "control plane", slog.New(slog.DiscardHandler))
-	r.Failovers = New(r.inventory, r.vault, "/recovered", d)
+	rooms := Rooms{Inventory: r.inventory, Points: r.vault, Recoverer: r.vault, Disks: r.house, Compute: r.house, Facts: r.house, Proofs: r.proofs, Checks: r.checks}
+	d := NewDriver(r.inventory, Plans(rooms), "control plane", slog.New(slog.DiscardHandler))
+	r.Failovers = New(rooms, "/recovered", d)
 }
 
 // run runs the driver; the function stops it.

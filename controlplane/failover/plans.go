@@ -16,24 +16,49 @@ const (
 	stepMaterialise = "write the disks"
 	stepRemove      = "remove the copies"
 	stepMark        = "mark the failover"
+	stepDown        = "take down what ran"
+	stepServe       = "serve the disks"
+	stepPower       = "power on"
+	stepCheck       = "wait until it is up"
 )
 
+// Rooms are whom the plans have do the work.
+type Rooms struct {
+	Inventory *inventory.Inventory
+	Points    Points
+	Recoverer Recoverer
+	Disks     Disks
+	Compute   Compute
+	Facts     Facts
+	Proofs    string // the directory that keeps how replicas looked
+	Checks    string // the directory with the operator's check programs
+}
+
 // Plans are the plans of all kinds of job.
-func Plans(inv *inventory.Inventory, points Points, recoverer Recoverer) map[Kind]Plan {
-	p := planner{inv, points, recoverer}
+func Plans(r Rooms) map[Kind]Plan {
+	p := planner{r}
 	copies := []Step{{stepPoint, p.choosePoint}, {stepMaterialise, p.materialise}}
+	boot := []Step{{stepPoint, p.choosePoint}, {stepDown, p.takeDown}, {stepServe, p.serve}, {stepPower, p.powerOn}, {stepCheck, p.untilUp}}
 	return map[Kind]Plan{
-		Test:    {Steps: copies, Done: p.told("test-failover", "is up for a test")},
-		Run:     {Steps: copies, Done: p.told("failover", "is ready to take over; its source and its replication were left as they are")},
-		Cleanup: {Steps: []Step{{stepRemove, p.remove}, {stepMark, p.markCleaned}}},
+		Test:        {Steps: copies, Done: p.told("test-failover", "is up for a test")},
+		Run:         {Steps: copies, Done: p.told("failover", "is ready to take over; its source and its replication were left as they are")},
+		Cleanup:     {Steps: []Step{{stepRemove, p.remove}, {stepMark, p.markCleaned}}},
+		TestBoot:    {Steps: boot, Done: p.told("test-failover", "runs for a test")},
+		RunBoot:     {Steps: boot, Done: p.told("failover", "runs; its source and its replication were left as they are"), Ends: committedOrDone},
+		CleanupBoot: {Steps: []Step{{stepDown, p.takeDown}, {stepMark, p.markCleaned}}},
 	}
 }
 
-type planner struct {
-	inventory *inventory.Inventory
-	points    Points
-	recoverer Recoverer
+// committedOrDone: a machine that is powered on again is as final as it was.
+func committedOrDone(job inventory.Job) inventory.JobStatus {
+	var asked params
+	if json.Unmarshal(job.Params, &asked) == nil && asked.Committed {
+		return inventory.JobCommitted
+	}
+	return inventory.JobDone
 }
+
+type planner struct{ Rooms }
 
 // choosePoint fixes the point once: later attempts find it in the step's output.
 func (p planner) choosePoint(ctx context.Context, t *Task) (any, error) {
@@ -41,7 +66,7 @@ func (p planner) choosePoint(ctx context.Context, t *Task) (any, error) {
 	if err := t.Params(&asked); err != nil {
 		return nil, err
 	}
-	point, err := p.points.Resolve(ctx, t.Job.Machine, asked.Point)
+	point, err := p.Points.Resolve(ctx, t.Job.Machine, asked.Point)
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +86,7 @@ func (p planner) materialise(ctx context.Context, t *Task) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return p.recoverer.Materialise(ctx, t.Job.Machine, at, asked.Dir, asked.Format, t.Progress)
+	return p.Recoverer.Materialise(ctx, t.Job.Machine, at, asked.Dir, asked.Format, t.Progress)
 }
 
 func (p planner) remove(ctx context.Context, t *Task) (any, error) {
@@ -69,7 +94,7 @@ func (p planner) remove(ctx context.Context, t *Task) (any, error) {
 	if err := t.Params(&asked); err != nil {
 		return nil, err
 	}
-	return p.recoverer.Remove(ctx, t.Job.Machine, asked.Dir)
+	return p.Recoverer.Remove(ctx, t.Job.Machine, asked.Dir)
 }
 
 func (p planner) markCleaned(ctx context.Context, t *Task) (any, error) {
@@ -77,17 +102,13 @@ func (p planner) markCleaned(ctx context.Context, t *Task) (any, error) {
 	if err := t.Params(&asked); err != nil {
 		return nil, err
 	}
-	return nil, p.inventory.FinishJob(ctx, asked.Failover, inventory.JobCleaned, nil, desired.Event{
+	return nil, p.Inventory.FinishJob(ctx, asked.Failover, inventory.JobCleaned, nil, desired.Event{
 		Type: "failover-cleaned", Severity: desired.Info,
-		Message: fmt.Sprintf("the copies of failover %s in %s were removed", asked.Failover, asked.Dir)})
+		Message: fmt.Sprintf("what failover %s made in %s was removed", asked.Failover, asked.Dir)})
 }
 
 func (p planner) told(event, what string) func(context.Context, *Task) (desired.Event, error) {
 	return func(ctx context.Context, t *Task) (desired.Event, error) {
-		name := t.Job.Machine.String() // it may have been removed in the meantime
-		if m, err := p.inventory.Machine(ctx, t.Job.Machine); err == nil {
-			name = m.Hostname
-		}
 		var asked params
 		var point Point
 		if err := json.Unmarshal(t.Job.Params, &asked); err != nil {
@@ -97,6 +118,6 @@ func (p planner) told(event, what string) func(context.Context, *Task) (desired.
 			return desired.Event{}, err
 		}
 		return desired.Event{Type: event, Severity: desired.Info, Message: fmt.Sprintf("machine %s as of %s (point %s) %s, in %s",
-			name, point.Time.Format("2006-01-02T15:04:05.000Z07:00"), point.ID, what, asked.Dir)}, nil
+			p.nameOf(ctx, t), point.Time.Format("2006-01-02T15:04:05.000Z07:00"), point.ID, what, asked.Dir)}, nil
 	}
 }

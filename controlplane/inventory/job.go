@@ -22,7 +22,12 @@ const (
 	JobDone    JobStatus = "done"
 	JobFailed  JobStatus = "failed"
 	JobCleaned JobStatus = "cleaned" // a failover whose copies were removed again
+
+	JobCommitted JobStatus = "committed" // a failover that is final
 )
+
+// Takeover is the kind of the jobs after which a machine is another one than its source.
+const Takeover = "failover-run-boot"
 
 // maxAttempts bounds the attempts of a step that are kept: the first and the newest.
 const maxAttempts = 20
@@ -244,6 +249,30 @@ func (inv *Inventory) FinishJob(ctx context.Context, id string, status JobStatus
 		}
 		return inv.addEvent(ctx, tx, job.Machine, e)
 	})
+}
+
+// RestartJob queues a job that has ended again, with other parameters and its steps from
+// this one on before it. What they made before is forgotten; their attempts stay on record.
+func (inv *Inventory) RestartJob(ctx context.Context, id string, params any, from int) (Job, error) {
+	text, err := toJSON(params)
+	if err != nil {
+		return Job{}, err
+	}
+	err = inv.update(ctx, func(tx *sql.Tx) error {
+		n, err := exec(ctx, tx, "UPDATE jobs SET status = ?, params = ?, started_at = 0, ended_at = 0, problem = '' WHERE id = ? AND status IN (?, ?, ?)",
+			JobQueued, text, id, JobDone, JobFailed, JobCommitted)
+		if err == nil && n == 0 {
+			err = problem.New(problem.Conflict, "see understudy job show "+id, "job %s is not at an end from which it could begin anew", id)
+		}
+		if err == nil {
+			_, err = exec(ctx, tx, "UPDATE steps SET status = ?, output = '' WHERE job = ? AND ord >= ?", JobQueued, id, from)
+		}
+		return err
+	})
+	if err != nil {
+		return Job{}, err
+	}
+	return inv.Job(ctx, id)
 }
 
 const selectJob = "SELECT id, kind, machine, params, status, asked_by, created_at, started_at, ended_at, problem FROM jobs"

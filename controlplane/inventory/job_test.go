@@ -2,6 +2,7 @@ package inventory
 
 import (
 	"encoding/json"
+	"errors"
 	"testing"
 	"time"
 
@@ -140,5 +141,28 @@ func TestFinishJob(t *testing.T) {
 	}
 	if jobs, err = inv.Jobs(t.Context(), JobFilter{Kinds: []string{"cleanup"}}); err != nil || len(jobs) != 0 {
 		t.Fatal(jobs, err)
+	}
+}
+
+// TestRestartedJobBeginsAnew, with its old attempts on record; one under way does not.
+func TestRestartedJobBeginsAnew(t *testing.T) {
+	inv, _ := open(t)
+	job := addJob(t, inv)
+	_, err := inv.RestartJob(t.Context(), job.ID, map[string]string{"point": "1.2"}, 0)
+	want(t, err, problem.Conflict, job.ID)
+	lease(t, inv, "a")
+	if err := errors.Join(inv.BeginAttempt(t.Context(), job.ID, 0), inv.EndAttempt(t.Context(), job.ID, 0, "made", nil),
+		inv.FinishJob(t.Context(), job.ID, JobDone, nil, desired.Event{Type: "x", Severity: desired.Info})); err != nil {
+		t.Fatal(err)
+	}
+	got, err := inv.RestartJob(t.Context(), job.ID, map[string]string{"point": "1.2"}, 0)
+	if err != nil || got.Status != JobQueued || !got.Started.IsZero() || !got.Ended.IsZero() || string(got.Params) != `{"point":"1.2"}` {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if s := got.Steps[0]; s.Status != JobQueued || len(s.Output) != 0 || len(s.Attempts) != 1 {
+		t.Errorf("%+v", s)
+	}
+	if again, found := lease(t, inv, "a"); !found || again.ID != job.ID {
+		t.Error("nobody takes it up")
 	}
 }

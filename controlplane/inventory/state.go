@@ -19,6 +19,9 @@ const (
 	InitialReplication State = "InitialReplication" // captured; nothing is recoverable yet
 	Protected          State = "Protected"          // captured, and new recovery points arrive
 	Resync             State = "Resync"             // captured; no new points until the base is complete
+	FailoverInitiated  State = "FailoverInitiated"  // its replica is being brought up to take over
+	FailedOver         State = "FailedOver"         // its replica runs; the point may still change
+	Committed          State = "Committed"          // its replica runs, for good
 )
 
 // Contact is how fresh the facts are that a state is derived from.
@@ -61,6 +64,7 @@ type Facts struct {
 	Reported    time.Time      // when the report came, by our clock; zero: never
 	Report      desired.Report // the newest
 	Replication Replication
+	Takeover    State // what a failover has made of it; empty: nothing
 }
 
 // Status is a machine's state and how far it can be believed.
@@ -84,7 +88,7 @@ func Derive(f Facts) Status {
 	if p := f.Report.Protection; p != nil && (s.State == InitialReplication || s.State == Resync) {
 		s.Reason, s.Progress = p.Reason, p.Base
 	}
-	if s.State != Unprotected {
+	if s.State != Unprotected && f.Takeover == "" { // of a source that may be gone
 		s.Problem = obstacle(f)
 	}
 	s.Message = message(f, s)
@@ -109,6 +113,8 @@ func (f Facts) skew() time.Duration {
 func state(f Facts) State {
 	p := f.Report.Protection
 	switch {
+	case f.Takeover != "":
+		return f.Takeover
 	case len(f.Wanted) == 0:
 		return Unprotected
 	case p != nil && p.Phase == desired.PhaseEnabling && p.Epoch > 0 && p.Epoch == f.Replication.PointEpoch:
@@ -192,9 +198,15 @@ func message(f Facts, s Status) string {
 		InitialReplication: "the first copy is under way; nothing is recoverable yet",
 		Protected:          "every written block is captured and recoverable",
 		Resync:             "a resync is under way (" + s.Reason + "); earlier points are recoverable, new ones follow when it is complete",
+		FailoverInitiated:  "its replica is being brought up to take over",
+		FailedOver:         "its replica runs; the point can be changed until the failover is committed",
+		Committed:          "its replica runs, and the failover is final",
 	}[s.State]
 	if s.State == Resync && s.Reason == "" {
 		text = "capture is being set up again; earlier points are recoverable"
+	}
+	if f.Takeover != "" {
+		return text // whatever its source does
 	}
 	if p := f.Report.Protection; p != nil && p.Phase == desired.PhaseMapOnly && s.State != Unprotected {
 		text = "data is not captured at the moment, changed blocks are tracked; a resync will follow"

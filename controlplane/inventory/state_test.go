@@ -202,3 +202,48 @@ func TestTransitionsAreEvents(t *testing.T) {
 		t.Errorf("%s\nwant %s", s, want)
 	}
 }
+
+// TestWhatAFailoverMadeOfAMachine goes before what its source is, whatever that says.
+func TestWhatAFailoverMadeOfAMachine(t *testing.T) {
+	inv, _ := open(t)
+	m := block.NewMachineID()
+	if _, err := inv.Adopt(t.Context(), m, "web1", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	derived := func() Status {
+		t.Helper()
+		machine, err := inv.Machine(t.Context(), m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := inv.Facts(t.Context(), machine, func(block.MachineID) Replication { return Replication{} })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return Derive(f)
+	}
+	if s := derived().State; s != Unprotected {
+		t.Fatal(s)
+	}
+	if _, err := inv.AddJob(t.Context(), "failover-test-boot", m, nil, "admin", nil); err != nil { // says nothing of the machine
+		t.Fatal(err)
+	}
+	job, err := inv.AddJob(t.Context(), Takeover, m, nil, "admin", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := derived(); s.State != FailoverInitiated || s.Message == "" {
+		t.Errorf("%+v", s)
+	}
+	for _, c := range []struct {
+		status JobStatus
+		want   State
+	}{{JobDone, FailedOver}, {JobCommitted, Committed}, {JobFailed, Unprotected}, {JobDone, FailedOver}, {JobCleaned, Unprotected}} {
+		if err := inv.FinishJob(t.Context(), job.ID, c.status, nil, desired.Event{Type: "x", Severity: desired.Info}); err != nil {
+			t.Fatal(err)
+		}
+		if s := derived(); s.State != c.want || s.Message == "" {
+			t.Errorf("%s: %+v, want %s", c.status, s, c.want)
+		}
+	}
+}

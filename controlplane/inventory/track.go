@@ -23,7 +23,11 @@ type ReplicationOf func(block.MachineID) Replication
 // Facts gathers what the state of the machine is derived from.
 func (inv *Inventory) Facts(ctx context.Context, m Machine, replication ReplicationOf) (Facts, error) {
 	wanted, err := protectedDisks(ctx, inv.read, m.ID)
-	return Facts{Now: inv.now(), Wanted: wanted, Reported: m.Reported, Report: m.Report, Replication: replication(m.ID)}, err
+	if err != nil {
+		return Facts{}, err
+	}
+	taken, err := takeovers(ctx, inv.read)
+	return Facts{Now: inv.now(), Wanted: wanted, Reported: m.Reported, Report: m.Report, Replication: replication(m.ID), Takeover: taken[m.ID]}, err
 }
 
 // Track derives every machine's state each second until the context ends, and writes
@@ -61,9 +65,13 @@ func (inv *Inventory) noticeAll(ctx context.Context, replication ReplicationOf, 
 	if err != nil {
 		return err
 	}
+	taken, err := takeovers(ctx, inv.read)
+	if err != nil {
+		return err
+	}
 	now := inv.now()
 	for _, m := range machines {
-		s := Derive(Facts{Now: now, Wanted: wanted[m.ID], Reported: m.Reported, Report: m.Report, Replication: replication(m.ID)})
+		s := Derive(Facts{Now: now, Wanted: wanted[m.ID], Reported: m.Reported, Report: m.Report, Replication: replication(m.ID), Takeover: taken[m.ID]})
 		if err := inv.notice(ctx, m, s); err != nil {
 			return err
 		}

@@ -44,6 +44,7 @@ const (
 	NoPoint            Code = "no-point"            // nothing is recoverable yet
 	Exists             Code = "exists"              // will not overwrite what it did not make
 	Damaged            Code = "damaged"             // what is stored does not prove to be right
+	NotUp              Code = "not-up"              // a replica does not show that it is up
 	Unavailable        Code = "unavailable"         // a part that this needs does not answer
 	Internal           Code = "internal"            // our fault
 )
@@ -77,6 +78,7 @@ var statuses = map[Code]int{
 	NoPoint:            http.StatusConflict,
 	Exists:             http.StatusConflict,
 	Damaged:            http.StatusInternalServerError,
+	NotUp:              http.StatusConflict,
 	Unavailable:        http.StatusServiceUnavailable,
 	Internal:           http.StatusInternalServerError,
 }
