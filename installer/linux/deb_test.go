@@ -141,7 +141,8 @@ func TestUnits(t *testing.T) {
 		// They end before anybody else begins.
 		"understudy-agent-early.service":  "100",
 		"understudy-agent-unused.service": "100",
-		"understudy.service":              "16",
+		// The control plane boots machines: it has KVM, and without it code that is made as it runs.
+		"understudy.service": "18",
 	} {
 		if said := tr.in("systemd-analyze", "verify", "--man=no", "/usr/lib/systemd/system/"+unit); said != "" {
 			t.Errorf("%s: %s", unit, said)
