@@ -130,6 +130,9 @@ func drawFailover(t *table, f failover.Failover) {
 		t.row("problem", f.Problem.Detail)
 		t.row("what to do", f.Problem.Remedy)
 	}
+	if f.Kind == failover.Drill {
+		return // it has cleaned up
+	}
 	if f.State == "off" && f.Status != inventory.JobRunning && f.Status != inventory.JobQueued {
 		t.row("power on again", "understudy failover power-on "+f.ID)
 	}

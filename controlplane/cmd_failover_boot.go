@@ -105,7 +105,7 @@ func drawReplica(t *table, f failover.Failover) {
 	if f.State != "" {
 		t.row("machine is", f.State)
 	}
-	if r := f.Replica; r != nil && f.Status != inventory.JobCleaned {
+	if r := f.Replica; r != nil && f.Kind != failover.Drill && f.Status != inventory.JobCleaned {
 		for _, port := range slices.Sorted(maps.Keys(r.Ports)) {
 			t.row("port "+port, r.Ports[port])
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/understudy-dr/understudy/controlplane/api"
+	"github.com/understudy-dr/understudy/controlplane/failover"
 	"github.com/understudy-dr/understudy/controlplane/inventory"
 	"github.com/understudy-dr/understudy/pkg/desired"
 	"github.com/understudy-dr/understudy/pkg/problem"
@@ -65,6 +67,7 @@ func drawPolicy(t *table, p inventory.Policy) {
 	t.row("throttle", formatThrottle(p.Throttle))
 	t.row("app-consistent", formatConsistency(p.Consistency))
 	t.row("scans", formatScans(p.Consistency))
+	t.row("drills", formatDrill(p.Drill))
 	t.row("changed", clock(p.Changed))
 }
 
@@ -78,6 +81,9 @@ type policySetOptions struct {
 	scan, freeze  time.Duration
 	scripts       bool
 	named         func(flag string) bool
+
+	drill, drillCheck string
+	drillDeadline     time.Duration
 }
 
 func newPolicySet(o *operator) *cobra.Command {
@@ -94,6 +100,7 @@ several times, and "none" lifts it.`,
 		Example: `  understudy policy set default --rpo 3s
   understudy policy set gold --keep all:4h,hourly:48h,daily:30d --machine web1
   understudy policy set gold --app-every 1h --app-deadline 30s
+  understudy policy set gold --drill-every 7d --drill-check webserver
   understudy policy set office --throttle "mon,tue,wed,thu,fri 08:00-18:00 10MiB"`,
 		Args: exactArgs(1),
 	}
@@ -106,6 +113,9 @@ several times, and "none" lifts it.`,
 	f.BoolVar(&p.scripts, "app-scripts", true, "run the machines' scripts around it")
 	f.DurationVar(&p.scan, "scan-every", 0, "scan machines whose kernel does not give the data of writes this often; 0: never")
 	f.DurationVar(&p.freeze, "scan-freeze", 0, "how long a scan may freeze their file systems: what reading their disks once takes")
+	f.StringVar(&p.drill, "drill-every", "", "try this often whether the machines can be brought up, for example 7d; 0: only when asked")
+	f.StringVar(&p.drillCheck, "drill-check", "", "program in DATA/checks that finds out whether a machine works")
+	f.DurationVar(&p.drillDeadline, "drill-deadline", 0, "until when it must be up (default 10m)")
 	p.named = f.Changed
 	f.StringSliceVar(&p.machines, "machine", nil, "machines that shall follow this policy")
 	_ = cmd.RegisterFlagCompletionFunc("machine", o.completeMachines)
@@ -127,7 +137,7 @@ func runPolicySet(ctx context.Context, c *client, out *printer, name string, o *
 		return usageError{err}
 	}
 	p, err = send[inventory.Policy](ctx, c, http.MethodPut, policyPath(name), api.PolicyFigures{
-		RPOTargetMS: p.RPOTargetMS, Retention: p.Retention, Throttle: p.Throttle, Consistency: p.Consistency,
+		RPOTargetMS: p.RPOTargetMS, Retention: p.Retention, Throttle: p.Throttle, Consistency: p.Consistency, Drill: p.Drill,
 	})
 	if err != nil {
 		return err
@@ -149,6 +159,9 @@ func (o *policySetOptions) apply(p *inventory.Policy) error {
 		return err
 	}
 	o.applyConsistency(&p.Consistency)
+	if err := o.applyDrill(&p.Drill); err != nil {
+		return err
+	}
 	if len(o.throttle) == 0 {
 		return nil
 	}
@@ -182,6 +195,32 @@ func (o *policySetOptions) applyConsistency(c *desired.Consistency) {
 	if o.named("scan-freeze") {
 		c.ScanFreezeSeconds = int64(o.freeze.Seconds())
 	}
+}
+
+func (o *policySetOptions) applyDrill(d *inventory.Drill) (err error) {
+	if o.named("drill-every") {
+		if d.DrillSeconds, err = parseSeconds(o.drill); err != nil {
+			return fmt.Errorf("--drill-every: %w", err)
+		}
+	}
+	if o.named("drill-check") {
+		d.DrillCheck = o.drillCheck
+	}
+	if o.named("drill-deadline") {
+		d.DrillDeadline = int64(o.drillDeadline.Seconds())
+	}
+	return nil
+}
+
+func formatDrill(d inventory.Drill) string {
+	if d.DrillSeconds == 0 {
+		return "only when asked"
+	}
+	text := "every " + formatSeconds(d.DrillSeconds) + ", up within " + formatSeconds(cmp.Or(d.DrillDeadline, failover.DefaultDeadline))
+	if d.DrillCheck != "" {
+		text += ", by " + d.DrillCheck
+	}
+	return text
 }
 
 func formatConsistency(c desired.Consistency) string {

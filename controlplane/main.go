@@ -48,6 +48,6 @@ elsewhere as of any moment. This is its control plane and its operator's tool.
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	o.flags(root)
 	root.AddCommand(newServe(o), newPush(o), newToken(o), newMachine(o), newDisk(o), newPolicy(o), newProtect(o), newUnprotect(o), newResync(o), newVerify(o),
-		newWatch(o), newPoint(o), newFailover(o), newVault(o), newJob(o), newEvent(o), newAudit(o), newDocs())
+		newWatch(o), newPoint(o), newFailover(o), newDrill(o), newVault(o), newJob(o), newEvent(o), newAudit(o), newDocs())
 	return root
 }

@@ -105,8 +105,9 @@ func (p *plane) serve(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("the API cannot listen on %s: %w: choose another --api-listen", p.options.apiListen, err)
 	}
+	failovers := failover.New(p.rooms, p.options.path(recoveredName), p.driver)
 	known := newReplications(server, p.past.vault, p.log)
-	handler, err := p.handler(known)
+	handler, err := p.handler(known, failovers)
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
@@ -114,6 +115,7 @@ func (p *plane) serve(ctx context.Context) error {
 	background := func(run func(context.Context)) { group.Go(func() error { run(ctx); return nil }) }
 	background(p.events.run)
 	background(p.driver.Run)
+	background(failovers.FollowDrills)
 	background(func(ctx context.Context) { p.inventory.Track(ctx, known.Replication) })
 	background(p.doubter.run)
 	background((&custodian{vault: p.past.vault, inventory: p.inventory, log: p.log}).run)
@@ -145,7 +147,7 @@ func (p *plane) openRelay(ctx context.Context) (*relay.Server, error) {
 	})
 }
 
-func (p *plane) handler(known *replications) (http.Handler, error) {
+func (p *plane) handler(known *replications, failovers *failover.Failovers) (http.Handler, error) {
 	relays, err := p.options.relayAddresses()
 	if err != nil {
 		return nil, err
@@ -158,7 +160,7 @@ func (p *plane) handler(known *replications) (http.Handler, error) {
 		Points:    p.past,
 		Found:     p.doubter.tell,
 		Agents:    p.options.agentPrograms(),
-		Failovers: failover.New(p.rooms, p.options.path(recoveredName), p.driver),
+		Failovers: failovers,
 		Progress:  p.driver.WithProgress,
 		Relays:    relays,
 		Metrics:   p.metrics,

@@ -65,6 +65,8 @@ type Failovers interface {
 	List(ctx context.Context, machine block.MachineID) ([]failover.Failover, error)
 	Clean(ctx context.Context, id string, force bool, askedBy string) (inventory.Job, error)
 	ChangePoint(ctx context.Context, id, point string, inDoubt, force bool) (failover.Failover, error)
+	StartDrill(ctx context.Context, machine block.MachineID, askedBy string) (failover.Failover, error)
+	Drills(ctx context.Context, machine block.MachineID) ([]failover.Failover, error)
 	PowerOn(ctx context.Context, id string) (failover.Failover, error)
 	Commit(ctx context.Context, id string) (failover.Failover, error)
 	Screenshot(ctx context.Context, id string) ([]byte, error)

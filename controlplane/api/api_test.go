@@ -100,6 +100,16 @@ func (s *site) ChangePoint(_ context.Context, id, point string, _, _ bool) (fail
 	return failover.Failover{ID: id, Machine: block.NewMachineID(), AskedFor: point, Copies: []failover.Copy{}}, nil
 }
 
+// StartDrill implements Failovers.
+func (s *site) StartDrill(_ context.Context, machine block.MachineID, _ string) (failover.Failover, error) {
+	return failover.Failover{ID: "d1", Kind: failover.Drill, Machine: machine, Copies: []failover.Copy{}}, nil
+}
+
+// Drills implements Failovers.
+func (s *site) Drills(_ context.Context, machine block.MachineID) ([]failover.Failover, error) {
+	return []failover.Failover{{ID: "d1", Kind: failover.Drill, Machine: machine, Copies: []failover.Copy{}}}, nil
+}
+
 // PowerOn implements Failovers.
 func (s *site) PowerOn(_ context.Context, id string) (failover.Failover, error) {
 	return failover.Failover{ID: id, Machine: block.NewMachineID(), Copies: []failover.Copy{}}, nil

@@ -99,6 +99,21 @@ func TestFailoverIsPassedOn(t *testing.T) {
 	}
 }
 
+func TestDrillIsPassedOn(t *testing.T) {
+	s := newSite(t)
+	_, id := s.enrol()
+	var f failover.Failover
+	s.operator().must("POST", "/v1/machines/web1/drills", nil, &f)
+	if f.Kind != failover.Drill || f.Machine != id {
+		t.Errorf("%+v", f)
+	}
+	var all Items[failover.Failover]
+	s.operator().must("GET", "/v1/drills?machine=web1", nil, &all)
+	if len(all.Items) != 1 || all.Items[0].Machine != id {
+		t.Errorf("%+v", all)
+	}
+}
+
 // TestScreenshotIsAPicture, and nobody's but operators'.
 func TestScreenshotIsAPicture(t *testing.T) {
 	s := newSite(t)

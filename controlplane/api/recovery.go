@@ -105,6 +105,22 @@ func (s *server) listFailovers(ctx context.Context, in *machineQuery) (*body[Ite
 	return answerItems(s.Failovers.List(ctx, machine))
 }
 
+func (s *server) startDrill(ctx context.Context, in *MachinePath) (*body[failover.Failover], error) {
+	m, err := s.Inventory.Resolve(ctx, in.Machine)
+	if err != nil {
+		return nil, err
+	}
+	return answer(s.Failovers.StartDrill(ctx, m.ID, callerOf(ctx).operator))
+}
+
+func (s *server) listDrills(ctx context.Context, in *machineQuery) (*body[Items[failover.Failover]], error) {
+	machine, err := s.optionalMachine(ctx, in.Machine)
+	if err != nil {
+		return nil, err
+	}
+	return answerItems(s.Failovers.Drills(ctx, machine))
+}
+
 type failoverPath struct {
 	Failover string `path:"failover" maxLength:"64"`
 }

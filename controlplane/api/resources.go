@@ -99,6 +99,7 @@ type PolicyFigures struct {
 	Retention   inventory.Retention `json:"retention"`
 	Throttle    []desired.Window    `json:"throttle,omitempty"`
 	desired.Consistency
+	inventory.Drill
 }
 
 type setPolicyInput struct {
@@ -108,7 +109,7 @@ type setPolicyInput struct {
 
 func (s *server) setPolicy(ctx context.Context, in *setPolicyInput) (*body[inventory.Policy], error) {
 	return answer(s.Inventory.SetPolicy(ctx, inventory.Policy{
-		Name: in.Policy, RPOTargetMS: in.Body.RPOTargetMS, Retention: in.Body.Retention, Throttle: in.Body.Throttle, Consistency: in.Body.Consistency,
+		Name: in.Policy, RPOTargetMS: in.Body.RPOTargetMS, Retention: in.Body.Retention, Throttle: in.Body.Throttle, Consistency: in.Body.Consistency, Drill: in.Body.Drill,
 	}))
 }
 

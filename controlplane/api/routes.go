@@ -60,6 +60,8 @@ func (s *server) routes() []route {
 		{post, "/v1/machines/{machine}/points", operator, "create-point", "Make a recovery point now", on(s, s.createPoint)},
 		{get, "/v1/machines/{machine}/points/{point}", operator, "get-point", "The point meant by latest, latest-app, an id, a name or a time, and its disks", on(s, s.getPoint)},
 		{post, "/v1/machines/{machine}/failovers", operator, "start-failover", "Bring the machine's disks back as of a point", on(s, s.startFailover)},
+		{post, "/v1/machines/{machine}/drills", operator, "start-drill", "Try now whether the machine can be brought up, and clean up", on(s, s.startDrill)},
+		{get, "/v1/drills", operator, "list-drills", "Drills, the newest first", on(s, s.listDrills)},
 		{get, "/v1/failovers", operator, "list-failovers", "Failovers, the newest first", on(s, s.listFailovers)},
 		{get, "/v1/failovers/{failover}", operator, "get-failover", "One failover", on(s, s.getFailover)},
 		{get, "/v1/failovers/{failover}/screenshot", operator, "get-screenshot", "The screen of a failover's machine, as it is or as it was last", on(s, s.screenshot)},

@@ -158,6 +158,8 @@ func (f *Failovers) PowerOn(ctx context.Context, id string) (Failover, error) {
 	}
 	from := slices.Index(stepNames(job), stepServe)
 	switch {
+	case v.Kind == Drill:
+		return v, problem.New(problem.Conflict, "understudy failover test --boot brings the machine up and leaves it", "drill %s is over", id)
 	case from < 0:
 		return v, problem.New(problem.Conflict, "see understudy failover test --help", "failover %s made copies: it has no machine", id)
 	case job.Steps[from].Status != inventory.JobDone:
@@ -255,39 +257,53 @@ func (p planner) takeDown(ctx context.Context, t *Task) (any, error) {
 	if err := t.Params(&asked); err != nil {
 		return nil, err
 	}
-	if err := p.Compute.Stop(ctx, asked.Dir); err != nil {
-		return nil, err
-	}
-	if err := p.Disks.Withdraw(ctx, asked.Dir); err != nil {
-		return nil, err
-	}
-	if asked.Before == "" {
-		return nil, nil
-	}
-	return nil, p.letGo(ctx, t, asked)
+	return nil, p.takeDownFrom(ctx, t, asked.Before)
 }
 
-// letGo gives a point back to the retention, unless another machine runs from it.
-func (p planner) letGo(ctx context.Context, t *Task, asked params) error {
-	at, err := block.ParsePosition(asked.Before)
+// takeDownFrom takes down what runs from this point; none if nothing ever did.
+func (p planner) takeDownFrom(ctx context.Context, t *Task, point string) error {
+	var asked params
+	if err := t.Params(&asked); err != nil {
+		return err
+	}
+	if err := p.Compute.Stop(ctx, asked.Dir); err != nil {
+		return err
+	}
+	if err := p.Disks.Withdraw(ctx, asked.Dir); err != nil {
+		return err
+	}
+	if point == "" {
+		return nil
+	}
+	at, err := block.ParsePosition(point)
 	if err != nil {
 		return err
 	}
-	jobs, err := p.Inventory.Jobs(ctx, inventory.JobFilter{Machine: t.Job.Machine, Kinds: []string{string(TestBoot), string(RunBoot)}, Limit: 1000})
+	used, err := p.usedByOther(ctx, t, asked.Failover, point)
+	if err != nil || used {
+		return err // its own clean-up gives it back to the retention
+	}
+	return p.Disks.Release(ctx, t.Job.Machine, at)
+}
+
+// usedByOther reports whether another machine runs from the point.
+func (p planner) usedByOther(ctx context.Context, t *Task, cleaned, point string) (bool, error) {
+	jobs, err := p.Inventory.Jobs(ctx, inventory.JobFilter{Machine: t.Job.Machine, Kinds: kindNames([]Kind{TestBoot, RunBoot, Drill}), Limit: 1000})
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, j := range jobs {
 		v, err := view(j)
 		if err != nil {
-			return err
+			return false, err
 		}
-		own := j.ID == t.Job.ID || j.ID == asked.Failover
-		if !own && v.Status != inventory.JobCleaned && v.Point != nil && v.Point.ID == asked.Before {
-			return nil // its own clean-up does it
+		own := j.ID == t.Job.ID || j.ID == cleaned
+		over := v.Status == inventory.JobCleaned || v.Kind == Drill && v.Status != inventory.JobQueued && v.Status != inventory.JobRunning
+		if !own && !over && v.Point != nil && v.Point.ID == point {
+			return true, nil
 		}
 	}
-	return p.Disks.Release(ctx, t.Job.Machine, at)
+	return false, nil
 }
 
 // serve keeps the point and serves its disks.

@@ -229,7 +229,8 @@ func TestTestFailoverBootsAndLeavesNothing(t *testing.T) {
 // its clean-up leaves nothing.
 func TestKilledAtEachStep(t *testing.T) {
 	for name, ask := range map[string]func(r *rig, running string) (job string){
-		"boot": nil,
+		"boot":  nil,
+		"drill": drillAlone, "drill that fails": drillAlone,
 		"change of the point": func(r *rig, id string) string {
 			if _, err := r.ChangePoint(r.t.Context(), id, "latest", false, true); err != nil {
 				r.t.Fatal(err)
@@ -244,11 +245,24 @@ func TestKilledAtEachStep(t *testing.T) {
 			return job.ID
 		},
 	} {
-		t.Run(name, func(t *testing.T) { killedAtEachStep(t, ask) })
+		t.Run(name, func(t *testing.T) { killedAtEachStep(t, ask, name == "drill that fails") })
 	}
 }
 
-func killedAtEachStep(t *testing.T, ask func(*rig, string) string) {
+// drillAlone has a drill of a machine of which nothing else is up.
+func drillAlone(r *rig, id string) string {
+	stop := r.run()
+	r.clean(id)
+	stop()
+	r.house.booted = nil
+	f, err := r.StartDrill(r.t.Context(), r.machine, "admin")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return f.ID
+}
+
+func killedAtEachStep(t *testing.T, ask func(*rig, string) string, panics bool) {
 	// begun has the job queued, and nothing of it done.
 	begun := func(t *testing.T) (r *rig, failover, job string) {
 		r = newRig(t)
@@ -259,6 +273,9 @@ func killedAtEachStep(t *testing.T, ask func(*rig, string) string) {
 		stop := r.run()
 		f := r.shown(r.boot(RunBoot, Boot{}).ID)
 		stop()
+		if panics {
+			r.house.sight = Sight{Console: "Kernel panic - not syncing: no init"}
+		}
 		return r, f.ID, ask(r, f.ID)
 	}
 	var calls []string
@@ -296,7 +313,15 @@ func killedAtEachStep(t *testing.T, ask func(*rig, string) string) {
 			}
 			r.restart()
 			defer r.run()()
-			if j := r.ended(job); j.Status != inventory.JobDone {
+			j := r.ended(job)
+			if j.Kind == string(Drill) {
+				if want := map[bool]inventory.JobStatus{true: inventory.JobFailed, false: inventory.JobDone}[panics]; j.Status != want {
+					t.Errorf("%s, want %s: %v", j.Status, want, j.Problem)
+				}
+				r.nothingLeft()
+				return
+			}
+			if j.Status != inventory.JobDone {
 				t.Fatal(j.Problem)
 			}
 			f := r.shown(id)

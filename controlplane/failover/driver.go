@@ -39,6 +39,10 @@ type Plan struct {
 	// Done is told to the operator when all steps are done; may be nil. Events are
 	// written with the end of the job.
 	Done func(ctx context.Context, t *Task) (desired.Event, error)
+	// Always says that the last step is done also if one before it failed for good.
+	Always bool
+	// Failed is told to the operator when the job has failed; nil means that it is a job-failed.
+	Failed func(job inventory.Job, p *problem.Problem) desired.Event
 	// Ends is the status of a job whose steps are done; nil means JobDone.
 	Ends func(job inventory.Job) inventory.JobStatus
 }
@@ -192,13 +196,21 @@ func (d *Driver) work(ctx context.Context, job inventory.Job) {
 	var p *problem.Problem
 	if err != nil {
 		status, p = inventory.JobFailed, asProblem(err)
-		event = desired.Event{Type: "job-failed", Severity: desired.Error,
-			Message: fmt.Sprintf("%s %s: %s", job.Kind, job.ID, p.Detail), Remedy: p.Remedy}
+		event = d.failed(job, p)
 	}
 	d.log.Info("job ends", "job", job.ID, "kind", job.Kind, "status", status, "err", err)
 	if err := d.inventory.FinishJob(ctx, job.ID, status, p, event); err != nil {
 		d.log.Error("cannot write down the end of a job", "job", job.ID, "err", err)
 	}
+}
+
+// failed is what an operator is told of a job that failed.
+func (d *Driver) failed(job inventory.Job, p *problem.Problem) desired.Event {
+	if tell := d.plans[Kind(job.Kind)].Failed; tell != nil {
+		return tell(job, p)
+	}
+	return desired.Event{Type: "job-failed", Severity: desired.Error,
+		Message: fmt.Sprintf("%s %s: %s", job.Kind, job.ID, p.Detail), Remedy: p.Remedy}
 }
 
 // keepLease gives the job up if somebody else has taken it over. That the database
@@ -225,21 +237,51 @@ func (d *Driver) runPlan(ctx context.Context, job inventory.Job) (desired.Event,
 		return desired.Event{}, problem.New(problem.Conflict, "ask for it again", "job %s was planned by another version of understudy", job.ID)
 	}
 	t := &Task{Job: job, outputs: make(map[string]json.RawMessage), progress: func(p inventory.JobProgress) { d.set(job.ID, p) }}
-	for i, step := range plan.Steps {
-		if job.Steps[i].Status == inventory.JobDone {
-			t.outputs[step.Name] = job.Steps[i].Output
-			continue
-		}
-		output, err := d.runStep(ctx, t, i, step)
-		if err != nil {
-			return desired.Event{}, fmt.Errorf("step %s: %w", step.Name, err)
-		}
-		t.outputs[step.Name] = output
+	if err := d.runSteps(ctx, t, plan); err != nil {
+		return desired.Event{}, err
 	}
 	if plan.Done == nil {
 		return desired.Event{Type: "job-done", Severity: desired.Info, Message: job.Kind + " " + job.ID + " is done"}, nil
 	}
 	return plan.Done(ctx, t)
+}
+
+// runSteps does what is left of the plan.
+func (d *Driver) runSteps(ctx context.Context, t *Task, plan Plan) (failed error) {
+	last := len(plan.Steps) - 1
+	for i, step := range plan.Steps {
+		s := t.Job.Steps[i]
+		switch {
+		case s.Status == inventory.JobDone:
+			t.outputs[step.Name] = s.Output
+			continue
+		case failed != nil && i < last:
+			continue
+		case plan.Always && i < last && len(t.Job.Steps[last].Attempts) > 0:
+			failed = lastProblem(s) // it failed for good before the control plane died
+			continue
+		}
+		output, err := d.runStep(ctx, t, i, step)
+		switch {
+		case err == nil:
+			t.outputs[step.Name] = output
+		case ctx.Err() != nil || !plan.Always || i == last:
+			return errors.Join(failed, fmt.Errorf("step %s: %w", step.Name, err))
+		default:
+			failed = fmt.Errorf("step %s: %w", step.Name, err)
+		}
+	}
+	return failed
+}
+
+// lastProblem is why the step was given up.
+func lastProblem(s inventory.JobStep) error {
+	for i := len(s.Attempts) - 1; i >= 0; i-- {
+		if p := s.Attempts[i].Problem; p != nil {
+			return p
+		}
+	}
+	return fmt.Errorf("step %s was not done", s.Name)
 }
 
 func stepNames(j inventory.Job) (names []string) {

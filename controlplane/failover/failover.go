@@ -40,11 +40,15 @@ const (
 	CleanupBoot Kind = "cleanup-boot"
 )
 
-// failovers are the kinds that bring something up.
-var failovers = []Kind{Test, Run, TestBoot, RunBoot}
+// failovers are the kinds whose end is something that is up; shown are those that an
+// operator can look at.
+var (
+	failovers = []Kind{Test, Run, TestBoot, RunBoot}
+	shown     = append(slices.Clone(failovers), Drill)
+)
 
-// Boots reports whether a machine runs at its end.
-func (k Kind) Boots() bool { return k == TestBoot || k == RunBoot }
+// Boots reports whether a machine is brought up.
+func (k Kind) Boots() bool { return k == TestBoot || k == RunBoot || k == Drill }
 
 // cleanup removes what this kind made.
 func (k Kind) cleanup() Kind {
@@ -210,7 +214,7 @@ func (f *Failovers) ownDir(r Request) string {
 func check(r Request) error {
 	const remedy = "see understudy failover --help"
 	switch {
-	case !slices.Contains(failovers, r.Kind) || r.Kind.Boots() != (r.Boot != nil):
+	case !slices.Contains(shown, r.Kind) || r.Kind.Boots() != (r.Boot != nil):
 		return problem.New(problem.Invalid, remedy, "%q is not a kind of failover", r.Kind)
 	case r.Boot != nil && r.Format != "":
 		return problem.New(problem.Invalid, remedy, "a machine boots from its disks as they are: there is no copy to have the format %s", r.Format)
@@ -250,6 +254,8 @@ func (f *Failovers) Clean(ctx context.Context, id string, force bool, askedBy st
 		return job, err
 	}
 	switch {
+	case v.Kind == Drill:
+		return job, problem.New(problem.Conflict, "nothing is to be done", "drill %s cleans up by itself", id)
 	case v.Status == inventory.JobCleaned:
 		return job, problem.New(problem.Conflict, "nothing is left to do", "failover %s was cleaned up already", id)
 	case v.Status == inventory.JobQueued || v.Status == inventory.JobRunning:
@@ -318,7 +324,7 @@ func (f *Failovers) Get(ctx context.Context, id string) (Failover, error) {
 		return Failover{}, err
 	}
 	v, err := view(f.driver.WithProgress(job))
-	if err == nil && v.Replica != nil && v.Status != inventory.JobCleaned {
+	if err == nil && v.Replica != nil && v.Kind != Drill && v.Status != inventory.JobCleaned {
 		var s Sight
 		if s, err = f.rooms.Compute.Look(ctx, v.Dir); err == nil {
 			v.State = cmp.Or(s.State, "off")
@@ -329,7 +335,11 @@ func (f *Failovers) Get(ctx context.Context, id string) (Failover, error) {
 
 // List is the newest failovers, the newest first; a zero machine means all machines.
 func (f *Failovers) List(ctx context.Context, machine block.MachineID) ([]Failover, error) {
-	jobs, err := f.inventory.Jobs(ctx, inventory.JobFilter{Machine: machine, Kinds: kindNames()})
+	return f.list(ctx, machine, failovers...)
+}
+
+func (f *Failovers) list(ctx context.Context, machine block.MachineID, kinds ...Kind) ([]Failover, error) {
+	jobs, err := f.inventory.Jobs(ctx, inventory.JobFilter{Machine: machine, Kinds: kindNames(kinds)})
 	if err != nil {
 		return nil, err
 	}
@@ -344,8 +354,8 @@ func (f *Failovers) List(ctx context.Context, machine block.MachineID) ([]Failov
 	return out, nil
 }
 
-func kindNames() (names []string) {
-	for _, k := range failovers {
+func kindNames(kinds []Kind) (names []string) {
+	for _, k := range kinds {
 		names = append(names, string(k))
 	}
 	return names
@@ -355,7 +365,7 @@ func kindNames() (names []string) {
 func view(j inventory.Job) (Failover, error) {
 	v := Failover{ID: j.ID, Kind: Kind(j.Kind), Machine: j.Machine, Status: j.Status, Created: j.Created, Ended: j.Ended,
 		Copies: []Copy{}, Progress: j.Progress, Problem: j.Problem}
-	if !slices.Contains(failovers, v.Kind) {
+	if !slices.Contains(shown, v.Kind) {
 		return v, problem.New(problem.NotFound, "see understudy failover list", "job %s is not a failover but a %s", j.ID, j.Kind)
 	}
 	var p params

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/understudy-dr/understudy/controlplane/inventory"
 	"github.com/understudy-dr/understudy/pkg/block"
@@ -20,6 +21,7 @@ const (
 	stepServe       = "serve the disks"
 	stepPower       = "power on"
 	stepCheck       = "wait until it is up"
+	stepEnd         = "take it down again"
 )
 
 // Rooms are whom the plans have do the work.
@@ -39,7 +41,9 @@ func Plans(r Rooms) map[Kind]Plan {
 	p := planner{r}
 	copies := []Step{{stepPoint, p.choosePoint}, {stepMaterialise, p.materialise}}
 	boot := []Step{{stepPoint, p.choosePoint}, {stepDown, p.takeDown}, {stepServe, p.serve}, {stepPower, p.powerOn}, {stepCheck, p.untilUp}}
+	drill := append(slices.Clone(boot), Step{stepEnd, p.end})
 	return map[Kind]Plan{
+		Drill:       {Steps: drill, Always: true, Done: p.drilled, Failed: drillFailed},
 		Test:        {Steps: copies, Done: p.told("test-failover", "is up for a test")},
 		Run:         {Steps: copies, Done: p.told("failover", "is ready to take over; its source and its replication were left as they are")},
 		Cleanup:     {Steps: []Step{{stepRemove, p.remove}, {stepMark, p.markCleaned}}},

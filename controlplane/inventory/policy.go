@@ -30,6 +30,7 @@ type Policy struct {
 	Retention   Retention        `json:"retention"`
 	Throttle    []desired.Window `json:"throttle"`
 	desired.Consistency
+	Drill
 	Changed time.Time `json:"changed"`
 }
 
@@ -75,6 +76,9 @@ func (p Policy) Check() error {
 	if err := p.Consistency.Check(); err != nil {
 		return bad("%v", err)
 	}
+	if err := p.Drill.Check(); err != nil {
+		return bad("%v", err)
+	}
 	for _, w := range p.Throttle {
 		if err := w.Check(); err != nil {
 			return bad("%v", err)
@@ -105,7 +109,7 @@ func (inv *Inventory) SetPolicy(ctx context.Context, p Policy) (Policy, error) {
 		return Policy{}, err
 	}
 	err := inv.update(ctx, func(tx *sql.Tx) error {
-		const replace = "DO UPDATE SET rpo_target_ms = excluded.rpo_target_ms, retention = excluded.retention, throttle = excluded.throttle, consistency = excluded.consistency, changed_at = excluded.changed_at"
+		const replace = "DO UPDATE SET rpo_target_ms = excluded.rpo_target_ms, retention = excluded.retention, throttle = excluded.throttle, consistency = excluded.consistency, drill = excluded.drill, changed_at = excluded.changed_at"
 		if err := inv.putPolicy(ctx, tx, p, replace); err != nil {
 			return err
 		}
@@ -135,12 +139,16 @@ func (inv *Inventory) putPolicy(ctx context.Context, tx *sql.Tx, p Policy, onCon
 	if err != nil {
 		return err
 	}
-	_, err = exec(ctx, tx, "INSERT INTO policies (name, rpo_target_ms, retention, throttle, consistency, changed_at) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (name) "+onConflict,
-		p.Name, p.RPOTargetMS, retention, throttle, consistency, nanos(inv.now()))
+	drill, err := toJSON(p.Drill)
+	if err != nil {
+		return err
+	}
+	_, err = exec(ctx, tx, "INSERT INTO policies (name, rpo_target_ms, retention, throttle, consistency, drill, changed_at) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) "+onConflict,
+		p.Name, p.RPOTargetMS, retention, throttle, consistency, drill, nanos(inv.now()))
 	return err
 }
 
-const selectPolicy = "SELECT name, rpo_target_ms, retention, throttle, consistency, changed_at FROM policies"
+const selectPolicy = "SELECT name, rpo_target_ms, retention, throttle, consistency, drill, changed_at FROM policies"
 
 func policyByName(ctx context.Context, q queryer, name string) (Policy, error) {
 	found, err := list(ctx, q, scanPolicy, selectPolicy+" WHERE name = ?", name)
@@ -154,9 +162,9 @@ func policyByName(ctx context.Context, q queryer, name string) (Policy, error) {
 }
 
 func scanPolicy(rows *sql.Rows) (p Policy, err error) {
-	var retention, throttle, consistency string
+	var retention, throttle, consistency, drill string
 	var changed int64
-	if err := rows.Scan(&p.Name, &p.RPOTargetMS, &retention, &throttle, &consistency, &changed); err != nil {
+	if err := rows.Scan(&p.Name, &p.RPOTargetMS, &retention, &throttle, &consistency, &drill, &changed); err != nil {
 		return p, err
 	}
 	p.Changed = moment(changed)
@@ -167,6 +175,9 @@ func scanPolicy(rows *sql.Rows) (p Policy, err error) {
 		return p, fmt.Errorf("policy %s: %w", p.Name, err)
 	}
 	if err := json.Unmarshal([]byte(consistency), &p.Consistency); err != nil {
+		return p, fmt.Errorf("policy %s: %w", p.Name, err)
+	}
+	if err := json.Unmarshal([]byte(drill), &p.Drill); err != nil {
 		return p, fmt.Errorf("policy %s: %w", p.Name, err)
 	}
 	return p, nil

@@ -1,0 +1,32 @@
+package inventory
+
+import "fmt"
+
+// Bounds of drills.
+const (
+	minDrill         = 3600         // seconds: each keeps the host busy for minutes
+	maxDrill         = 3650 * 86400 // seconds
+	maxDrillDeadline = 86400        // seconds
+	maxCheckName     = 255
+)
+
+// Drill says how often a machine is brought up for a try, without anybody who asks, and
+// how it must show that it is up.
+type Drill struct {
+	DrillSeconds  int64  `json:"drill_seconds,omitempty" doc:"Try a failover that boots this often; 0: only when asked."`
+	DrillCheck    string `json:"drill_check,omitempty" doc:"The operator's check, a program in DATA/checks; absent: a login prompt or the agent."`
+	DrillDeadline int64  `json:"drill_deadline_seconds,omitempty" doc:"Until when the machine must be up; 0: 600."`
+}
+
+// Check says what is wrong with it, if anything is.
+func (d Drill) Check() error {
+	switch {
+	case d.DrillSeconds != 0 && (d.DrillSeconds < minDrill || d.DrillSeconds > maxDrill):
+		return fmt.Errorf("a drill every %d seconds: want one an hour to one in ten years, or 0 for none", d.DrillSeconds)
+	case d.DrillDeadline < 0 || d.DrillDeadline > maxDrillDeadline:
+		return fmt.Errorf("a drill's deadline of %d seconds: want 1 to %d", d.DrillDeadline, maxDrillDeadline)
+	case len(d.DrillCheck) > maxCheckName:
+		return fmt.Errorf("a drill's check has a name of %d bytes: at most %d", len(d.DrillCheck), maxCheckName)
+	}
+	return nil
+}
