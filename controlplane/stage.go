@@ -140,7 +140,7 @@ func byPath(a, b failover.Served) int {
 // killed meanwhile.
 func (s stage) under(ctx context.Context, dir string, ready func() bool) bool {
 	for !ready() {
-		if ctx.Err() != nil || len(daemon.Running(dir, ownName())) == 0 {
+		if ctx.Err() != nil || len(daemon.Find(filepath.Join(dir, disksSocket), ownName())) == 0 {
 			return false
 		}
 		time.Sleep(20 * time.Millisecond)
@@ -167,7 +167,7 @@ func (s stage) program(id block.MachineID, at block.Position, dir string) (daemo
 	return daemon.Program{Path: strings.TrimSuffix(own, deletedMark), Log: filepath.Join(dir, disksLog), Args: []string{
 		"disk", "serve", id.String(), "--point", at.String(), "--in-doubt", "--held", // who asked for it was asked
 		"--data", s.data, "--vault", place.vault, "--vault-key", place.key, "--memory", fmt.Sprint(stageMemory),
-		"--listen", "unix:" + filepath.Join(dir, disksSocket), "--overlay", filepath.Clean(dir) + "/"}}, nil
+		"--listen", "unix:" + filepath.Join(dir, disksSocket), "--overlay", dir}}, nil
 }
 
 // deletedMark is what Linux puts behind the path of a program that an upgrade replaced.
@@ -187,7 +187,7 @@ func (s stage) Withdraw(ctx context.Context, dir string) error {
 	if !exists(dir) {
 		return nil
 	}
-	if err := daemon.End(ctx, dir, ownName(), serveGrace); err != nil {
+	if err := daemon.End(ctx, filepath.Join(dir, disksSocket), ownName(), serveGrace); err != nil {
 		return problem.New(problem.Unavailable, "end it by hand", "the disks in %s: %v", dir, err)
 	}
 	written, err := filepath.Glob(filepath.Join(dir, "*"+overlaySuffix))

@@ -51,7 +51,7 @@ type bootRig struct {
 func bootable(t *testing.T, size int64) *bootRig {
 	t.Helper()
 	ctx := t.Context()
-	i, err := guest.Build(ctx, guest.Recipe{Loader: true})
+	i, err := guest.Build(ctx, guest.Recipe{Loader: true, Kernel: "linux-image-amd64"}) // with a driver for SATA
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,10 +221,15 @@ func (r *bootRig) has(run func(string) string, promised int64) {
 	}
 }
 
+// processesOf are a failover's machine and the server of its disks.
+func processesOf(f failover.Failover) []int {
+	return append(daemon.Find(filepath.Join(f.Dir, "qmp"), "qemu-system-x86_64"), daemon.Find(filepath.Join(f.Dir, "disks"), "understudy")...)
+}
+
 // leftNothing checks that no process, socket or file of a failover is left.
 func (r *bootRig) leftNothing(f failover.Failover) {
 	r.t.Helper()
-	if left := daemon.Find(f.Dir); len(left) > 0 {
+	if left := processesOf(f); len(left) > 0 {
 		r.t.Errorf("processes are left: %v", left)
 	}
 	if _, err := os.Stat(f.Dir); err == nil {
@@ -242,7 +247,7 @@ func (r *bootRig) leftNothing(f failover.Failover) {
 func TestTestFailoverBoots(t *testing.T) {
 	r := bootable(t, 0)
 	promised := r.promised()
-	f := r.boot("test", r.machine.ID(), "--boot", "--memory", "512MiB", "--bus", "virtio_blk") // the cloud kernel has no driver for SATA
+	f := r.boot("test", r.machine.ID(), "--boot", "--memory", "512MiB")
 	run := r.enter(f)
 	r.has(run, promised)
 	if log := run("cat /var/log/agent.log"); !strings.Contains(log, "this machine is a replica") || !strings.Contains(log, f.ID) {
@@ -263,10 +268,14 @@ func TestTestFailoverBoots(t *testing.T) {
 		t.Errorf("%+v", now)
 	}
 	// Its host loses its power: what the machine was told to be on its disk is there again.
-	for _, pid := range daemon.Find(f.Dir) {
+	running := processesOf(f)
+	if len(running) != 2 {
+		t.Errorf("processes %v, want a machine and the server of its disks", running)
+	}
+	for _, pid := range running {
 		r.must(unix.Kill(pid, unix.SIGKILL))
 	}
-	r.must(lab.Until(t.Context(), 10*time.Second, "machine that is off", func() (bool, error) { return r.show(f.ID).State == "off", nil }))
+	r.must(lab.Until(t.Context(), 30*time.Second, "machine that is off", func() (bool, error) { return r.show(f.ID).State == "off", nil }))
 	f = r.boot("power-on", f.ID)
 	if note := r.enter(f)("cat /root/note"); note != "survived" {
 		t.Errorf("after the host lost its power: %q", note)
@@ -280,6 +289,14 @@ func TestTestFailoverBoots(t *testing.T) {
 	if _, err := os.Stat(f.Proof.Screenshot); err != nil {
 		t.Errorf("the proof is gone: %v", err)
 	}
+
+	var drill failover.Failover
+	r.must(r.site.Ask(t.Context(), &drill, "drill", "now", r.machine.ID()))
+	if drill.Status != inventory.JobDone || !drill.Proof.Up {
+		t.Errorf("%+v", drill)
+	}
+	r.pictured(drill)
+	r.leftNothing(drill)
 }
 
 // pictured checks that the kept screen shows something, and the kept console a boot.
@@ -326,7 +343,7 @@ func TestRunBootsChangesAndCommits(t *testing.T) {
 	r.must(os.MkdirAll(filepath.Join(r.site.Data, "checks"), 0o700))
 	r.must(os.WriteFile(filepath.Join(r.site.Data, "checks", "ssh"), []byte(sshCheck), 0o700))
 
-	hardware := []string{"--memory", "512MiB", "--bus", "virtio_blk", "--check", "ssh"}
+	hardware := []string{"--memory", "512MiB", "--check", "ssh"}
 	_, err = r.site.CLI(ctx, append([]string{"failover", "run", r.machine.ID(), "--boot"}, hardware...)...)
 	if lab.ExitCode(err) != 2 {
 		t.Errorf("nobody said what becomes of the source: %v", err)
@@ -373,7 +390,7 @@ func TestBootTakesNoLongerFromALargerDisk(t *testing.T) {
 	var group errgroup.Group
 	for i, r := range rigs {
 		group.Go(func() error {
-			f, err := r.tryBoot("test", r.machine.ID(), "--boot", "--memory", "512MiB", "--bus", "virtio_blk")
+			f, err := r.tryBoot("test", r.machine.ID(), "--boot", "--memory", "512MiB")
 			if err != nil {
 				return err
 			}

@@ -1,10 +1,10 @@
 // Package daemon starts programs that outlive the control plane: a replica must not lose
 // its power because its control plane is restarted or killed.
 //
-// Nothing but the operating system knows of them. Each program has the path of its own
-// directory on its command line, and is found again by that: a process id that somebody
-// wrote down may be somebody else's by now, and one that was never written down, because
-// the control plane died first, is found all the same.
+// Nothing but the operating system knows of them. Each program has the path of a file of
+// its own on its command line, its mark, and is found again by that: a process id that
+// somebody wrote down may be somebody else's by now, and one that was never written down,
+// because the control plane died first, is found all the same.
 package daemon
 
 import (
@@ -72,9 +72,9 @@ func Tail(file string) string {
 	return strings.Join(strings.Fields(string(b[max(0, len(b)-tail):])), " ")
 }
 
-// Find lists the processes that have something of this directory on their command line,
-// as Start's programs have, besides this process.
-func Find(dir string) []int {
+// Find lists the processes of this name that have the mark on their command line, as an
+// argument or as a value in one, besides this process.
+func Find(mark, program string) []int {
 	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline") // fails for a bad pattern only
 	var found []int
 	for _, line := range lines {
@@ -83,19 +83,43 @@ func Find(dir string) []int {
 			continue
 		}
 		// One that has ended meanwhile, or waits to be reaped, has none.
-		if b, err := os.ReadFile(line); err == nil && strings.Contains(string(b), filepath.Clean(dir)+"/") {
+		if b, err := os.ReadFile(line); err == nil && marked(string(b), mark) && called(pid, program) {
 			found = append(found, pid)
 		}
 	}
 	return found
 }
 
-// End asks the processes of this directory that are programs of this name to end, has the
-// kernel end those that do not within the grace, and returns when none is left.
-func End(ctx context.Context, dir, program string, grace time.Duration) error {
+// marked reports whether the mark stands alone on a command line: not as the end of a
+// longer path, and not as the beginning of one.
+func marked(line, mark string) bool {
+	for {
+		before, after, found := strings.Cut(line, mark)
+		if !found {
+			return false
+		}
+		begins := before == "" || strings.ContainsRune("\x00:=", rune(before[len(before)-1]))
+		ends := after == "" || strings.ContainsRune("\x00,", rune(after[0]))
+		if begins && ends {
+			return true
+		}
+		line = after
+	}
+}
+
+// called reports whether the process is a program of this name. An upgrade replaces the
+// file under one that runs.
+func called(pid int, program string) bool {
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	return err == nil && strings.TrimSuffix(filepath.Base(exe), " (deleted)") == program
+}
+
+// End asks those processes to end, has the kernel end those that do not within the grace,
+// and returns when none is left.
+func End(ctx context.Context, mark, program string, grace time.Duration) error {
 	signal, patience := syscall.SIGTERM, time.Now().Add(grace)
 	for {
-		left := Running(dir, program)
+		left := Find(mark, program)
 		if len(left) == 0 {
 			return nil
 		}
@@ -113,15 +137,4 @@ func End(ctx context.Context, dir, program string, grace time.Duration) error {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-}
-
-// Running lists those of them that are programs of this name.
-func Running(dir, program string) (pids []int) {
-	for _, pid := range Find(dir) {
-		exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
-		if err == nil && strings.TrimSuffix(filepath.Base(exe), " (deleted)") == program { // an upgrade replaces the file
-			pids = append(pids, pid)
-		}
-	}
-	return pids
 }

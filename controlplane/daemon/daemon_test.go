@@ -8,19 +8,20 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
 
-// sleeper is a program of this directory that is ready when its file is there.
-func sleeper(t *testing.T, dir string) (Program, func() bool) {
+// sleeper is a program that does nothing and starts none, which cannot be found twice.
+func sleeper(t *testing.T, dir string) Program {
 	t.Helper()
-	ready := filepath.Join(dir, "ready")
-	return Program{Path: "/bin/sh", Args: []string{"-c", "trap '' HUP; echo hello; >" + ready + "; while :; do sleep 0.1; done", "sh", dir + "/"}, Log: filepath.Join(dir, "log")},
-		func() bool { _, err := os.Stat(ready); return err == nil }
+	mark := filepath.Join(dir, "mark")
+	if err := os.WriteFile(mark, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return Program{Path: "/usr/bin/tail", Args: []string{"-f", mark}, Log: filepath.Join(dir, "log")}
 }
 
 // shell is what /bin/sh is called once it runs.
@@ -33,14 +34,18 @@ func shell(t *testing.T) string {
 	return filepath.Base(exe)
 }
 
+func find(t *testing.T, dir string) []int {
+	t.Helper()
+	return Find(filepath.Join(dir, "mark"), "tail")
+}
+
 // TestStarter is a control plane that starts a program, says so and waits for its end.
 func TestStarter(t *testing.T) {
 	dir := os.Getenv("DAEMON_TEST_DIR")
 	if dir == "" {
 		t.Skip("only for TestProgramOutlivesItsStarter")
 	}
-	p, ready := sleeper(t, dir)
-	if err := Start(t.Context(), p, ready); err != nil {
+	if err := Start(t.Context(), sleeper(t, dir), func() bool { return true }); err != nil {
 		t.Fatal(err)
 	}
 	fmt.Println("started")
@@ -68,15 +73,15 @@ func TestProgramOutlivesItsStarter(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = starter.Wait() // it was killed
-	found := Find(dir)
+	found := find(t, dir)
 	if len(found) != 1 {
 		t.Fatalf("found %v, want the one that was started", found)
 	}
-	if err := End(t.Context(), dir, "another-program", 0); err != nil || len(Find(dir)) != 1 {
-		t.Fatalf("%v: a program of another name is not to be ended; left: %v", err, Find(dir))
+	if err := End(t.Context(), dir+"/mark", "another-program", 0); err != nil || len(find(t, dir)) != 1 {
+		t.Fatalf("%v: a program of another name is not to be ended; left: %v", err, find(t, dir))
 	}
-	if err := End(t.Context(), dir, shell(t), time.Minute); err != nil || len(Find(dir)) != 0 {
-		t.Fatalf("%v, left: %v", err, Find(dir))
+	if err := End(t.Context(), dir+"/mark", "tail", time.Minute); err != nil || len(find(t, dir)) != 0 {
+		t.Fatalf("%v, left: %v", err, find(t, dir))
 	}
 }
 
@@ -91,14 +96,13 @@ func TestStartTellsWhyAProgramEnded(t *testing.T) {
 
 func TestStartEndsWhatDoesNotGetReady(t *testing.T) {
 	dir := t.TempDir()
-	p, _ := sleeper(t, dir)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if err := Start(ctx, p, func() bool { return false }); !errors.Is(err, context.DeadlineExceeded) {
+	if err := Start(ctx, sleeper(t, dir), func() bool { return false }); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatal(err)
 	}
-	if err := End(t.Context(), dir, shell(t), 0); err != nil || len(Find(dir)) != 0 {
-		t.Fatal(err, Find(dir))
+	if err := End(t.Context(), dir+"/mark", "tail", 0); err != nil || len(find(t, dir)) != 0 {
+		t.Fatal(err, find(t, dir))
 	}
 }
 
@@ -107,36 +111,35 @@ func TestStartEndsWhatDoesNotGetReady(t *testing.T) {
 func TestEndKillsWhatDoesNotListen(t *testing.T) {
 	dir := t.TempDir()
 	ready := filepath.Join(dir, "ready")
-	p := Program{Path: "/bin/sh", Args: []string{"-c", "trap '' TERM; >" + ready + "; while :; do sleep 0.1; done", dir + "/"}, Log: filepath.Join(dir, "log")}
+	p := Program{Path: "/bin/sh", Args: []string{"-c", "trap '' TERM; >" + ready + "; while :; do sleep 0.1; done", dir + "/mark"}, Log: filepath.Join(dir, "log")}
 	if err := Start(t.Context(), p, func() bool { _, err := os.Stat(ready); return err == nil }); err != nil {
 		t.Fatal(err)
 	}
 	begun := time.Now()
-	if err := End(t.Context(), dir, shell(t), 500*time.Millisecond); err != nil {
+	if err := End(t.Context(), dir+"/mark", shell(t), 500*time.Millisecond); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(begun); took < 500*time.Millisecond || len(Find(dir)) != 0 {
-		t.Errorf("after %s, left: %v", took, Find(dir))
+	if took := time.Since(begun); took < 500*time.Millisecond || len(Find(dir+"/mark", shell(t))) != 0 {
+		t.Errorf("after %s, left: %v", took, Find(dir+"/mark", shell(t)))
 	}
 }
 
-func TestFindTakesNoOtherDirectory(t *testing.T) {
-	dir := t.TempDir()
-	p, ready := sleeper(t, dir)
-	if err := Start(t.Context(), p, ready); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := End(context.Background(), dir, shell(t), 0); err != nil {
-			t.Error(err)
-		}
-	})
-	if other := dir[:len(dir)-1]; len(Find(other)) != 0 { // .../00 is no parent of .../001
-		t.Errorf("%s is not the directory of %v", other, Find(other))
-	}
-	for _, pid := range Find(dir) {
-		if _, err := os.Stat("/proc/" + strconv.Itoa(pid)); err != nil {
-			t.Error(err)
+// TestMarkStandsAlone: of replicas whose directories lie in one another, each is found by
+// its own mark only.
+func TestMarkStandsAlone(t *testing.T) {
+	for line, want := range map[string]bool{
+		"qemu\x00-qmp\x00unix:/r/qmp,server=on\x00": true,
+		"understudy\x00--listen\x00unix:/r/qmp\x00": true,
+		"understudy\x00/r/qmp":                      true,
+		"qemu\x00unix:/r/inner/qmp,server=on\x00":   false,
+		"qemu\x00unix:/outer/r/qmp,server=on\x00":   false,
+		"qemu\x00unix:/r/qmp2\x00":                  false,
+		"qemu\x00unix:/r/qmp/x\x00":                 false,
+		"vi\x00/outer/r/qmp\x00/r/qmp\x00":          true,
+		"":                                          false,
+	} {
+		if got := marked(line, "/r/qmp"); got != want {
+			t.Errorf("%q: %v", line, got)
 		}
 	}
 }

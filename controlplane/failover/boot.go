@@ -80,6 +80,10 @@ func (f *Failovers) checkBoot(ctx context.Context, r Request) error {
 		return problem.New(problem.Invalid, "give a shorter one with --to, or a shorter --data to understudy serve",
 			"%s is too long: sockets are to lie there, whose paths have at most 107 bytes", r.Dir)
 	}
+	// A clean-up removes by name what is made there: nothing else may have these names.
+	if there, err := os.ReadDir(r.Dir); err == nil && len(there) > 0 {
+		return problem.New(problem.Exists, "choose another directory", "%s is not empty, and a replica needs one of its own", r.Dir)
+	}
 	if r.Kind != RunBoot {
 		return nil
 	}

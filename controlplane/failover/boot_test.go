@@ -552,10 +552,15 @@ func TestBootsThatCannotWorkFailAtOnce(t *testing.T) {
 	if err := os.Chmod(filepath.Join(r.checks, "app"), 0o777); err != nil { //nolint:gosec // that is what is refused
 		t.Fatal(err)
 	}
+	occupied := t.TempDir()
+	if err := os.WriteFile(filepath.Join(occupied, "console"), []byte("somebody's"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		request Request
 		code    problem.Code
 	}{
+		"somebody's":      {Request{Boot: &Boot{}, Dir: occupied}, problem.Exists},
 		"firmware":        {Request{Boot: &Boot{Hardware: Hardware{Firmware: "coreboot"}}}, problem.Invalid},
 		"network":         {Request{Boot: &Boot{Hardware: Hardware{Network: "bridge"}}}, problem.Invalid},
 		"bus":             {Request{Boot: &Boot{Hardware: Hardware{Bus: "floppy"}}}, problem.Invalid},

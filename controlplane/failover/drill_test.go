@@ -100,27 +100,27 @@ func TestDrillsAreStartedWhenTheyAreDue(t *testing.T) {
 		done := make(chan struct{}, 2)
 		go func() { r.driver.Run(ctx); done <- struct{}{} }()
 		go func() { r.FollowDrills(ctx); done <- struct{}{} }()
-		time.Sleep(48 * time.Hour)
+		time.Sleep(2 * time.Hour)
 		if n := drills(); n != 0 {
 			t.Fatalf("%d drills that nobody wants", n)
 		}
-		r.policy(inventory.Drill{DrillSeconds: 86400, DrillDeadline: 300})
-		for day := range 3 {
+		r.policy(inventory.Drill{DrillSeconds: 3600, DrillDeadline: 300})
+		for hour := range 3 {
 			time.Sleep(2 * time.Minute)
-			if n := drills(); n != day+1 {
-				t.Fatalf("day %d: %d drills", day, n)
+			if n := drills(); n != hour+1 {
+				t.Fatalf("hour %d: %d drills", hour, n)
 			}
-			time.Sleep(23 * time.Hour)
-			if n := drills(); n != day+1 {
-				t.Fatalf("day %d: %d drills before the next is due", day, n)
+			time.Sleep(55 * time.Minute)
+			if n := drills(); n != hour+1 {
+				t.Fatalf("hour %d: %d drills before the next is due", hour, n)
 			}
-			time.Sleep(time.Hour - 2*time.Minute + time.Minute)
+			time.Sleep(4 * time.Minute)
 		}
-		// One that does not come up in time is followed by the next a day later, not at once.
+		// One that does not come up in time is followed by the next an hour later, not at once.
 		r.house.mu.Lock()
 		r.house.sight = Sight{}
 		r.house.mu.Unlock()
-		time.Sleep(24*time.Hour + 10*time.Minute)
+		time.Sleep(70 * time.Minute)
 		if failed := r.events("drill-failed"); len(failed) != 1 {
 			t.Errorf("%d drills failed, want 1: %+v", len(failed), failed)
 		}

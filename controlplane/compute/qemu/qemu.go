@@ -155,11 +155,14 @@ func answers(ctx context.Context, dir string) bool {
 
 // pid is that of the replica's process; 0 if there is none.
 func (c *Compute) pid(dir string) int {
-	for _, pid := range daemon.Running(dir, c.name()) {
+	for _, pid := range daemon.Find(mark(dir), c.name()) {
 		return pid
 	}
 	return 0
 }
+
+// mark is what a replica's process has on its command line and no other has.
+func mark(dir string) string { return comma(filepath.Join(dir, controlName)) }
 
 // name is what the program is called once it runs.
 func (c *Compute) name() string {
@@ -270,7 +273,7 @@ func (c *Compute) end(ctx context.Context, dir string) error {
 	if c.program == "" {
 		return nil
 	}
-	return daemon.End(ctx, dir, c.name(), stopGrace)
+	return daemon.End(ctx, mark(dir), c.name(), stopGrace)
 }
 
 // Stop implements failover.Compute.

@@ -89,7 +89,7 @@ func replica(t *testing.T, c *Compute, disks []failover.Served) failover.Replica
 		if err := c.Stop(context.Background(), dir); err != nil {
 			t.Error(err)
 		}
-		if left := daemon.Find(dir); len(left) > 0 {
+		if left := daemon.Find(mark(dir), c.name()); len(left) > 0 {
 			t.Errorf("processes are left: %v", left)
 		}
 		if err := os.Remove(dir); err != nil { // it must be empty
@@ -196,8 +196,8 @@ func TestReplicaIsFoundAgain(t *testing.T) {
 	c := emulator(t)
 	r := replica(t, c, served(t, bootSector("web1 login: ")))
 	first := boot(t, c, r)
-	if !slices.Contains(daemon.Find(r.Dir), first.PID) {
-		t.Errorf("process %d is none of %v", first.PID, daemon.Find(r.Dir))
+	if !slices.Contains(daemon.Find(mark(r.Dir), c.name()), first.PID) {
+		t.Errorf("process %d is none of %v", first.PID, daemon.Find(mark(r.Dir), c.name()))
 	}
 	again := boot(t, New(Options{Emulate: true}), r)
 	if again.PID != first.PID || again.Ports["22"] != first.Ports["22"] || again.Since.IsZero() {
