@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -83,6 +84,7 @@ type policySetOptions struct {
 	named         func(flag string) bool
 
 	drill, drillCheck string
+	drillBus          string
 	drillDeadline     time.Duration
 }
 
@@ -115,6 +117,7 @@ several times, and "none" lifts it.`,
 	f.DurationVar(&p.freeze, "scan-freeze", 0, "how long a scan may freeze their file systems: what reading their disks once takes")
 	f.StringVar(&p.drill, "drill-every", "", "try this often whether the machines can be brought up, for example 7d; 0: only when asked")
 	f.StringVar(&p.drillCheck, "drill-check", "", "program in DATA/checks that finds out whether a machine works")
+	f.StringVar(&p.drillBus, "drill-bus", "", "how a machine's disks are attached: "+strings.Join(names(failover.Buses), ", ")+" (default: as the source's)")
 	f.DurationVar(&p.drillDeadline, "drill-deadline", 0, "until when it must be up (default 10m)")
 	p.named = f.Changed
 	f.StringSliceVar(&p.machines, "machine", nil, "machines that shall follow this policy")
@@ -202,6 +205,12 @@ func (o *policySetOptions) applyDrill(d *inventory.Drill) (err error) {
 		if d.DrillSeconds, err = parseSeconds(o.drill); err != nil {
 			return fmt.Errorf("--drill-every: %w", err)
 		}
+	}
+	if o.named("drill-bus") {
+		if o.drillBus != "" && !slices.Contains(failover.Buses, failover.Bus(o.drillBus)) {
+			return fmt.Errorf("--drill-bus %s: want one of %v", o.drillBus, failover.Buses)
+		}
+		d.DrillBus = o.drillBus
 	}
 	if o.named("drill-check") {
 		d.DrillCheck = o.drillCheck

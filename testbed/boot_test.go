@@ -35,6 +35,9 @@ StandardError=append:/var/log/agent.log
 WantedBy=multi-user.target
 `
 
+// bus is one that the guest's kernel has a driver for. A disk of this host has none to tell.
+const bus = "virtio_blk"
+
 // bootRig is a machine with a disk that boots: the disk is one of this host, its agent
 // runs here, and an application writes to its file system. So a failover is tried with no
 // machine but the replica's.
@@ -51,7 +54,7 @@ type bootRig struct {
 func bootable(t *testing.T, size int64) *bootRig {
 	t.Helper()
 	ctx := t.Context()
-	i, err := guest.Build(ctx, guest.Recipe{Loader: true, Kernel: "linux-image-amd64"}) // with a driver for SATA
+	i, err := guest.Build(ctx, guest.Recipe{Loader: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,7 +250,7 @@ func (r *bootRig) leftNothing(f failover.Failover) {
 func TestTestFailoverBoots(t *testing.T) {
 	r := bootable(t, 0)
 	promised := r.promised()
-	f := r.boot("test", r.machine.ID(), "--boot", "--memory", "512MiB")
+	f := r.boot("test", r.machine.ID(), "--boot", "--memory", "512MiB", "--bus", bus)
 	run := r.enter(f)
 	r.has(run, promised)
 	if log := run("cat /var/log/agent.log"); !strings.Contains(log, "this machine is a replica") || !strings.Contains(log, f.ID) {
@@ -290,6 +293,8 @@ func TestTestFailoverBoots(t *testing.T) {
 		t.Errorf("the proof is gone: %v", err)
 	}
 
+	_, err = r.site.CLI(t.Context(), "policy", "set", "default", "--drill-bus", bus)
+	r.must(err)
 	var drill failover.Failover
 	r.must(r.site.Ask(t.Context(), &drill, "drill", "now", r.machine.ID()))
 	if drill.Status != inventory.JobDone || !drill.Proof.Up {
@@ -343,7 +348,7 @@ func TestRunBootsChangesAndCommits(t *testing.T) {
 	r.must(os.MkdirAll(filepath.Join(r.site.Data, "checks"), 0o700))
 	r.must(os.WriteFile(filepath.Join(r.site.Data, "checks", "ssh"), []byte(sshCheck), 0o700))
 
-	hardware := []string{"--memory", "512MiB", "--check", "ssh"}
+	hardware := []string{"--memory", "512MiB", "--bus", bus, "--check", "ssh"}
 	_, err = r.site.CLI(ctx, append([]string{"failover", "run", r.machine.ID(), "--boot"}, hardware...)...)
 	if lab.ExitCode(err) != 2 {
 		t.Errorf("nobody said what becomes of the source: %v", err)
@@ -390,7 +395,7 @@ func TestBootTakesNoLongerFromALargerDisk(t *testing.T) {
 	var group errgroup.Group
 	for i, r := range rigs {
 		group.Go(func() error {
-			f, err := r.tryBoot("test", r.machine.ID(), "--boot", "--memory", "512MiB")
+			f, err := r.tryBoot("test", r.machine.ID(), "--boot", "--memory", "512MiB", "--bus", bus)
 			if err != nil {
 				return err
 			}
