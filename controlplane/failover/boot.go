@@ -310,8 +310,10 @@ func (p planner) usedByOther(ctx context.Context, t *Task, cleaned, point string
 	return false, nil
 }
 
-// serve keeps the point and serves its disks.
-func (p planner) serve(ctx context.Context, t *Task) (any, error) {
+func (p planner) serve(ctx context.Context, t *Task) (any, error) { return p.serveDisks(ctx, t) }
+
+// serveDisks keeps the point and serves its disks.
+func (p planner) serveDisks(ctx context.Context, t *Task) ([]Served, error) {
 	var asked params
 	var point Point
 	if err := errors.Join(t.Params(&asked), t.Output(stepPoint, &point)); err != nil {
@@ -333,10 +335,15 @@ type powerOn struct {
 	Replica  *Powered  `json:"replica"`
 }
 
+// powerOn looks to the disks again: whatever served them may have died since, or have been
+// dying when it was found.
 func (p planner) powerOn(ctx context.Context, t *Task) (any, error) {
+	disks, err := p.serveDisks(ctx, t)
+	if err != nil {
+		return nil, err
+	}
 	var asked params
-	var disks []Served
-	if err := errors.Join(t.Params(&asked), t.Output(stepServe, &disks)); err != nil {
+	if err := t.Params(&asked); err != nil {
 		return nil, err
 	}
 	source, err := p.Facts.Hardware(ctx, t.Job.Machine)

@@ -31,6 +31,8 @@ type house struct {
 	// control plane that dies there.
 	step func(call string) error
 	kill func() // ends that control plane's process
+	// dying is how often the disks' server is gone by the time a machine boots.
+	dying int
 }
 
 func newHouse() *house {
@@ -102,6 +104,11 @@ func (h *house) Hardware(context.Context, block.MachineID) (Hardware, error) { r
 
 // Boot implements Compute.
 func (h *house) Boot(_ context.Context, r Replica) (Powered, error) {
+	if h.dying > 0 { // the server of the disks was found, and then it was gone
+		h.dying--
+		delete(h.serving, r.Dir)
+		return Powered{}, problem.New(problem.Unavailable, "", "the disks do not answer")
+	}
 	err := h.do("boot", func() {
 		if _, runs := h.running[r.Dir]; runs {
 			return
@@ -522,6 +529,18 @@ func TestWhatShowsThatItIsUp(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDisksServerThatDiesIsReplaced while the machine has not been powered on.
+func TestDisksServerThatDiesIsReplaced(t *testing.T) {
+	r := newRig(t)
+	r.house.dying = 1
+	defer r.run()()
+	f := r.shown(r.boot(TestBoot, Boot{}).ID)
+	if f.Status != inventory.JobDone || len(r.house.serving) != 1 {
+		t.Fatalf("%s, %v, serving %v", f.Status, f.Problem, r.house.serving)
+	}
+	r.clean(f.ID)
 }
 
 // TestAMachineThatWentOffFails at once, with what the hypervisor said last.
