@@ -85,6 +85,7 @@ type policySetOptions struct {
 
 	drill, drillCheck string
 	drillBus          string
+	drillMemory       byteSize
 	drillDeadline     time.Duration
 }
 
@@ -117,6 +118,7 @@ several times, and "none" lifts it.`,
 	f.DurationVar(&p.freeze, "scan-freeze", 0, "how long a scan may freeze their file systems: what reading their disks once takes")
 	f.StringVar(&p.drill, "drill-every", "", "try this often whether the machines can be brought up, for example 7d; 0: only when asked")
 	f.StringVar(&p.drillCheck, "drill-check", "", "program in DATA/checks that finds out whether a machine works")
+	f.Var(&p.drillMemory, "drill-memory", "of a machine that is brought up for a try (default: the source's)")
 	f.StringVar(&p.drillBus, "drill-bus", "", "how a machine's disks are attached: "+strings.Join(names(failover.Buses), ", ")+" (default: as the source's)")
 	f.DurationVar(&p.drillDeadline, "drill-deadline", 0, "until when it must be up (default 10m)")
 	p.named = f.Changed
@@ -211,6 +213,9 @@ func (o *policySetOptions) applyDrill(d *inventory.Drill) (err error) {
 			return fmt.Errorf("--drill-bus %s: want one of %v", o.drillBus, failover.Buses)
 		}
 		d.DrillBus = o.drillBus
+	}
+	if o.named("drill-memory") {
+		d.DrillMemory = int64(o.drillMemory)
 	}
 	if o.named("drill-check") {
 		d.DrillCheck = o.drillCheck

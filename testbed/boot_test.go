@@ -292,16 +292,6 @@ func TestTestFailoverBoots(t *testing.T) {
 	if _, err := os.Stat(f.Proof.Screenshot); err != nil {
 		t.Errorf("the proof is gone: %v", err)
 	}
-
-	_, err = r.site.CLI(t.Context(), "policy", "set", "default", "--drill-bus", bus)
-	r.must(err)
-	var drill failover.Failover
-	r.must(r.site.Ask(t.Context(), &drill, "drill", "now", r.machine.ID()))
-	if drill.Status != inventory.JobDone || !drill.Proof.Up {
-		t.Errorf("%+v", drill)
-	}
-	r.pictured(drill)
-	r.leftNothing(drill)
 }
 
 // pictured checks that the kept screen shows something, and the kept console the login, if
@@ -412,5 +402,25 @@ func TestBootTakesNoLongerFromALargerDisk(t *testing.T) {
 	t.Logf("20 GiB: powered on after %s, login after %s; 200 GiB: %s, %s", small.power, small.login, large.power, large.login)
 	if large.power > 2*small.power+5*time.Second || large.login > small.login*3/2 {
 		t.Errorf("a disk ten times as large makes a boot slower: %v after %v", large, small)
+	}
+}
+
+// TestDrillBootsAndCleansUp: proof without anybody who looks on.
+func TestDrillBootsAndCleansUp(t *testing.T) {
+	r := bootable(t, 0)
+	r.promised()
+	_, err := r.site.CLI(t.Context(), "policy", "set", "default", "--drill-bus", bus, "--drill-memory", "512MiB")
+	r.must(err)
+	var drill failover.Failover
+	r.must(r.site.Ask(t.Context(), &drill, "drill", "now", r.machine.ID()))
+	if drill.Status != inventory.JobDone || !drill.Proof.Up {
+		t.Errorf("%+v", drill)
+	}
+	r.pictured(drill)
+	r.leftNothing(drill)
+	var all []failover.Failover
+	r.must(r.site.Ask(t.Context(), &all, "drill", "list"))
+	if len(all) != 1 || all[0].ID != drill.ID {
+		t.Errorf("%+v", all)
 	}
 }

@@ -32,7 +32,7 @@ func (f *Failovers) StartDrill(ctx context.Context, machine block.MachineID, ask
 		return Failover{}, err
 	}
 	return f.Start(ctx, Request{Kind: Drill, Machine: machine, AskedBy: askedBy,
-		Boot: &Boot{Hardware: Hardware{Bus: Bus(p.DrillBus)}, Check: p.DrillCheck, Deadline: int(p.DrillDeadline)}})
+		Boot: &Boot{Hardware: Hardware{Bus: Bus(p.DrillBus), Memory: p.DrillMemory}, Check: p.DrillCheck, Deadline: int(p.DrillDeadline)}})
 }
 
 // Drills is the newest drills, the newest first; a zero machine means all machines.
