@@ -107,7 +107,7 @@ func bootstrap(ctx context.Context, r Recipe, dir string) error {
 const withoutLabs = `
 while read -r _ mount _; do
 	case $mount in */understudy-lab-*) umount -l "$mount" ;; esac
-done </proc/self/mounts
+done <<<"$(</proc/self/mounts)" # read as a whole: the table changes under who takes from it
 exec "$0" "$@"
 `
 

@@ -6,10 +6,12 @@ set -e
 mount --make-rprivate /
 mount -t tmpfs -o size=2G tmpfs /mnt
 cp -r "$dir" /mnt/files
-# What others have mounted, this would hold.
+# What others have mounted, this would hold. The table is read as a whole: it changes
+# under who takes from it.
+cat /proc/self/mounts >/mnt/mounts
 while read -r _ at _; do
 	case $at in /tmp/* | */understudy-lab-*) umount -l "$at" 2>/dev/null || true ;; esac
-done </proc/self/mounts
+done </mnt/mounts
 mount -t proc proc /proc
 for own in etc var usr root home; do
 	mkdir -p "/mnt/own/$own" "/mnt/work/$own"
