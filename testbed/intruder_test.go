@@ -24,8 +24,8 @@ func TestGuestCannotTouchItsPast(t *testing.T) {
 	r.must(err)
 	tried := 0
 	for _, op := range ops {
-		if strings.HasPrefix(op.Path, "/v1/agent/") || op.Path == "/v1/system/health" {
-			continue
+		if strings.HasPrefix(op.Path, "/v1/agent/") || op.Path == "/v1/system/health" || strings.HasPrefix(op.Path, "/v1/install/") {
+			continue // its own; everybody's: nothing in them is secret
 		}
 		tried++
 		status, err := op.Call(t.Context(), client, r.machine.ID())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -67,57 +68,55 @@ func (c *counting) Health() (capture.Health, error) {
 	return h, nil
 }
 
-// freezing lets nobody write while it freezes, unless told otherwise, and writes on when
-// all is thawed.
+// freezing is a freezer. What is frozen, the world's clock does not write to (see pass).
 type freezing struct {
-	w       *world
-	during  func()
-	runs    int
+	mu      sync.Mutex
 	frozen  bool
-	problem error
+	runs    int
+	problem error // of the last run
 }
 
 func (f *freezing) Run(ctx context.Context, j consistency.Job, mark consistency.Mark) consistency.Outcome {
 	defer j.Hold()()
-	f.runs++
-	f.frozen = true
-	if f.during != nil {
-		f.during()
-	}
+	f.note(func() { f.frozen, f.runs = true, f.runs+1 })
 	ctx, cancel := context.WithTimeoutCause(ctx, j.Deadline, errors.New("the deadline has passed"))
 	defer cancel()
-	f.problem = mark(ctx, func() error { return nil })
-	f.frozen = false
-	return consistency.Outcome{Problem: f.problem, Mounts: []string{"/"}}
+	err := mark(ctx, func() error { return nil })
+	f.note(func() { f.frozen, f.problem = false, err })
+	return consistency.Outcome{Problem: err, Mounts: []string{"/"}}
 }
 
-// scanned is a world whose writes are not captured; somebody writes ten times a second
-// unless all is frozen.
+func (f *freezing) note(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
+
+func (f *freezing) look() (frozen bool, runs int, problem error) {
+	f.note(func() { frozen, runs, problem = f.frozen, f.runs, f.problem })
+	return frozen, runs, problem
+}
+
+// scanned is a world whose writes are not captured.
 func scanned(t *testing.T, seed uint64) (*world, *freezing) {
 	w := newWorld(t, seed)
-	f := &freezing{w: w}
+	f := &freezing{}
 	w.quiesce, w.wrap, w.scan = f, counts, true
 	w.start(capture.Resume{})
-	go func() {
-		for {
-			select {
-			case <-t.Context().Done():
-				return
-			case <-time.After(100 * time.Millisecond):
-			}
-			if !f.frozen {
-				w.burst(1)
-			}
-		}
-	}()
 	return w, f
 }
 
-// pass lets time go by, while the vault takes what comes and says so.
-func (w *world) pass(d time.Duration) {
-	for range int(d / time.Second) {
-		time.Sleep(time.Second)
-		w.take()
+// pass lets time go by. Somebody writes ten times a second unless all is frozen, or then,
+// too; the vault takes what comes, and says so.
+func (w *world) pass(f *freezing, d time.Duration, then bool) {
+	for i := range int(d / (100 * time.Millisecond)) {
+		time.Sleep(100 * time.Millisecond)
+		if frozen, _, _ := f.look(); !frozen || then {
+			w.burst(1)
+		}
+		if i%10 == 0 {
+			w.take()
+		}
 	}
 }
 
@@ -146,33 +145,33 @@ func scanPolicy(resync uint64) desired.State {
 func TestScansMakeExactPoints(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, f := scanned(t, 1)
-		w.pass(10 * time.Second)
-		if s := w.p.Status(); s.Phase != desired.PhaseScan || s.Problem == nil || s.Scan == nil || f.runs != 0 || w.check() != 0 {
-			t.Fatalf("without a policy: %+v, %d freezes", s, f.runs)
+		w.pass(f, 10*time.Second, false)
+		if s := w.p.Status(); s.Phase != desired.PhaseScan || s.Problem == nil || s.Scan == nil || w.check() != 0 {
+			t.Fatalf("without a policy: %+v", s)
 		}
 		w.wish(scanPolicy(0))
-		w.pass(time.Minute)
+		w.pass(f, time.Minute, false)
 		first := w.check()
-		if f.runs != 1 || f.problem != nil || first == 0 || w.told("scanned") != 1 {
-			t.Fatalf("%d freezes (%v), %d points, events %+v", f.runs, f.problem, first, w.events)
+		if _, runs, problem := f.look(); runs != 1 || problem != nil || first == 0 || w.told("scanned") != 1 {
+			t.Fatalf("%d freezes (%v), %d points, events %+v", runs, problem, first, w.events)
 		}
 		s := w.p.Status()
 		if s.Phase != desired.PhaseScan || s.Problem != nil || s.Reason != string(frame.ReasonNotCaptured) || time.Until(s.Scan.Next) < 50*time.Minute {
 			t.Errorf("after a scan: %+v, %+v", s, s.Scan)
 		}
-		w.pass(30 * time.Minute)
-		if again := w.check(); again != first || f.runs != 1 {
-			t.Errorf("%d points and %d freezes half an hour later, want %d and 1", again, f.runs, first)
+		w.pass(f, 30*time.Minute, false)
+		if _, runs, _ := f.look(); w.check() != first || runs != 1 {
+			t.Errorf("%d points and %d freezes half an hour later, want %d and 1", w.check(), runs, first)
 		}
-		w.pass(40 * time.Minute)
-		if w.check() <= first || f.runs != 2 {
-			t.Errorf("%d points and %d freezes after more than an hour, want more than %d and 2", w.check(), f.runs, first)
+		w.pass(f, 40*time.Minute, false)
+		if _, runs, _ := f.look(); w.check() <= first || runs != 2 {
+			t.Errorf("%d points and %d freezes after more than an hour, want more than %d and 2", w.check(), runs, first)
 		}
 		before := w.check()
 		w.wish(scanPolicy(1)) // an operator asks for a resync
-		w.pass(time.Minute)
-		if w.check() <= before || f.runs != 3 || w.p.Status().Resync != 1 {
-			t.Errorf("a resync that was asked for made no point: %d freezes, %+v", f.runs, w.p.Status())
+		w.pass(f, time.Minute, false)
+		if _, runs, _ := f.look(); w.check() <= before || runs != 3 || w.p.Status().Resync != 1 {
+			t.Errorf("a resync that was asked for made no point: %d freezes, %+v", runs, w.p.Status())
 		}
 		w.kill()
 	})
@@ -183,32 +182,19 @@ func TestScansMakeExactPoints(t *testing.T) {
 func TestScanOfWhatCannotBeFrozen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, f := scanned(t, 2)
-		f.during = func() { // on the disk itself
-			go func() {
-				time.Sleep(1500 * time.Millisecond)
-				w.burst(1)
-			}()
-		}
-		// The vault takes so long that the second compare waits for it.
 		w.p.Wish(t.Context(), func() desired.State { s := scanPolicy(0); s.Disks = w.disks; return s }(), w.k.found())
-		for range 120 {
-			time.Sleep(time.Second)
-			if f.frozen {
-				time.Sleep(2 * time.Second)
-			}
-			w.take()
-		}
-		if w.check() != 0 || f.problem == nil || !strings.Contains(f.problem.Error(), "written") || w.told("scan-failed") != 1 {
-			t.Fatalf("%v, events %+v", f.problem, w.events)
+		w.pass(f, 2*time.Minute, true)
+		_, _, problem := f.look()
+		if w.check() != 0 || problem == nil || !strings.Contains(problem.Error(), "written") || w.told("scan-failed") != 1 {
+			t.Fatalf("%v, events %+v", problem, w.events)
 		}
 		i := slices.IndexFunc(w.events, func(e desired.Event) bool { return e.Type == "scan-failed" })
 		if w.events[i].Remedy == "" {
 			t.Errorf("no remedy: %+v", w.events[i])
 		}
-		f.during = nil
-		w.pass(scanAgain)
-		if w.check() == 0 || f.runs != 2 {
-			t.Errorf("no point after another try: %d freezes, %v", f.runs, f.problem)
+		w.pass(f, scanAgain, false)
+		if _, runs, problem := f.look(); w.check() == 0 || runs != 2 {
+			t.Errorf("no point after another try: %d freezes, %v", runs, problem)
 		}
 		w.kill()
 	})
@@ -219,20 +205,20 @@ func TestAgentEndsWhileFrozen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, f := scanned(t, 3)
 		w.wish(scanPolicy(0))
-		for !f.frozen {
+		for frozen := false; !frozen; frozen, _, _ = f.look() {
 			time.Sleep(10 * time.Millisecond)
 			w.take()
 		}
 		w.kill()
-		if f.frozen {
+		if frozen, _, _ := f.look(); frozen {
 			t.Fatal("the agent ended, and all is frozen")
 		}
 		points := w.check()
 		w.start(capture.Resume{})
 		w.wish(scanPolicy(0))
-		w.pass(2 * time.Minute)
-		if w.check() <= points || f.problem != nil {
-			t.Errorf("%d points, %d before, %v", w.check(), points, f.problem)
+		w.pass(f, 2*time.Minute, false)
+		if _, _, problem := f.look(); w.check() <= points || problem != nil {
+			t.Errorf("%d points, %d before, %v", w.check(), points, problem)
 		}
 		w.kill()
 	})
