@@ -103,8 +103,8 @@ testbed-short: build
 	scripts/setup.sh testbed
 	$(GO) test -count 1 -short -timeout 20m -tags testbed -run '^($(SHORT))$$' -v ./testbed | grep -E '^(---|ok|FAIL|panic|    [a-z_]+_test.go)'
 
-# The shortest lives of real machines, for .ci/run: an image, and some boots.
-GUESTS = TestGuestPowerCut
+# The shortest lives of real machines, for .ci/run: an image and some boots, ten minutes.
+GUESTS = TestGuestPowerCut|TestRootDiskCleanReboot
 guests-short: build guest-load
 	scripts/setup.sh test
 	scripts/setup.sh testbed

@@ -25,7 +25,7 @@ func TestUncleanStop(t *testing.T) {
 		t.Errorf("epoch %d began for %q, want unclean-stop", p.Epoch, p.Reason)
 	}
 	// Of 200 MB and more that lie there.
-	if sent := r.machine.BaseSent(); sent == 0 || sent > 60*mib {
+	if sent := r.machine.BaseSent(); sent == 0 || sent > 100*mib {
 		t.Errorf("the resync sent %d bytes: want little besides what changed", sent)
 	} else {
 		t.Logf("the resync sent %d bytes", sent)
