@@ -159,7 +159,7 @@ func judgeProbe(p probe, disks []string, asRoot bool) []Finding {
 		before := len(findings)
 		for _, c := range p.Checks {
 			if c.Answer != "yes" {
-				findings = append(findings, c.finding("capture: "))
+				findings = append(findings, orScanned(c.finding("capture: ")))
 			}
 		}
 		if len(findings) == before {
@@ -176,6 +176,16 @@ func judgeProbe(p probe, disks []string, asRoot bool) []Finding {
 		findings = append(findings, c.finding(""))
 	}
 	return findings
+}
+
+// orScanned: a machine whose writes cannot be captured can still be scanned, which is its
+// operator's to decide.
+func orScanned(f Finding) Finding {
+	if f.Answer == No {
+		f.Answer = Warning
+		f.Remedy += "; or have its disks scanned: understudy policy set NAME --scan-every 12h --scan-freeze 5m"
+	}
+	return f
 }
 
 func judgeDisk(p probe, want string) Finding {

@@ -99,7 +99,10 @@ func TestJudgeInstalled(t *testing.T) {
 func TestJudgeProbe(t *testing.T) {
 	p := probe{Kernel: "6.1", Answer: "no", Checks: []check{{"BTF", "no", "none", "another kernel"}, {"JIT", "unknown", "?", ""}, {"hook", "yes", "", ""}},
 		Room: []check{{"room for the program", "yes", "", ""}}, Reach: []check{{"way to a:1", "no", "refused", "start it"}}}
-	only(t, judgeProbe(p, nil, true), "capture: BTF, way to a:1")
+	only(t, judgeProbe(p, nil, true), "way to a:1") // it can be scanned
+	if f := judgeProbe(p, nil, true)[0]; f.Answer != Warning || !strings.Contains(f.Remedy, "another kernel; or") || !strings.Contains(f.Remedy, "--scan-every") {
+		t.Errorf("a kernel that cannot capture: %+v", f)
+	}
 	only(t, judgeProbe(p, nil, false), "way to a:1") // without root the agent cannot tell of the kernel
 	p = probe{Answer: "yes"}
 	only(t, judgeProbe(p, []string{"/dev/sdz"}, true), "disk /dev/sdz")
