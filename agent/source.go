@@ -25,6 +25,6 @@ func openCapture(o runOptions, log *slog.Logger) (source capture.Source, resume 
 		}
 		log.Warn("writes cannot be captured here; disks are scanned, as the policy says", "err", err)
 	}
-	source, resume, err = scan.Open(log)
+	source, resume, err = scan.Open()
 	return source, resume, true, err
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/understudy-dr/understudy/agent/capture"
+	"github.com/understudy-dr/understudy/agent/mounts"
 )
 
 // stillWritten is nil when nobody can write to the disks any more but who opens one by
@@ -63,21 +64,15 @@ func withoutDevice(path string) (map[string]bool, error) {
 //
 //	36 35 98:0 /root /mnt rw,noatime shared:1 - ext4 /dev/sda1 rw,errors=continue
 func writableMount(line string, needless map[string]bool) error {
-	mount, fs, ok := strings.Cut(line, " - ")
-	at, what := strings.Fields(mount), strings.Fields(fs)
-	if !ok || len(at) < 5 || len(what) < 3 {
+	m, ok := mounts.ParseLine(line)
+	if !ok {
 		return fmt.Errorf("a line of mountinfo that cannot be read: %q", line)
 	}
-	kind, _, _ := strings.Cut(what[0], ".")
-	if needless[kind] {
+	kind, _, _ := strings.Cut(m.Type, ".")
+	if needless[kind] || m.ReadOnly() {
 		return nil
 	}
-	for _, option := range strings.Split(what[2], ",") {
-		if option == "ro" {
-			return nil
-		}
-	}
-	return fmt.Errorf("%s (%s on %s) is mounted and can still be written to", at[4], what[0], what[1])
+	return fmt.Errorf("%s (%s on %s) is mounted and can still be written to", m.Point, m.Type, m.Source)
 }
 
 // swapsTo refuses a line of /proc/swaps but its head and memory.

@@ -37,24 +37,30 @@ func Table() ([]Mount, error) {
 	return Parse(string(raw)), nil
 }
 
-// Parse reads a mountinfo table: id, parent, major:minor, root, mount point, options,
-// optional fields up to a dash, type, source, super block's options. A line that is
-// none is passed over.
+// Parse reads a mountinfo table. A line that is none is passed over.
 func Parse(mountinfo string) []Mount {
 	var all []Mount
 	for line := range strings.Lines(mountinfo) {
-		head, tail, cut := strings.Cut(line, " - ")
-		h, t := strings.Fields(head), strings.Fields(tail)
-		if !cut || len(h) < 6 || len(t) < 3 {
-			continue
+		if m, ok := ParseLine(line); ok {
+			all = append(all, m)
 		}
-		id, err := strconv.ParseUint(h[0], 10, 64)
-		if err != nil {
-			continue
-		}
-		all = append(all, Mount{ID: id, Dev: h[2], Type: t[0], Point: unescape(h[4]), Source: unescape(t[1]), Options: t[2]})
 	}
 	return all
+}
+
+// ParseLine reads a line of it: id, parent, major:minor, root, mount point, options,
+// optional fields up to a dash, type, source, super block's options.
+func ParseLine(line string) (Mount, bool) {
+	head, tail, cut := strings.Cut(line, " - ")
+	h, t := strings.Fields(head), strings.Fields(tail)
+	if !cut || len(h) < 6 || len(t) < 3 {
+		return Mount{}, false
+	}
+	id, err := strconv.ParseUint(h[0], 10, 64)
+	if err != nil {
+		return Mount{}, false
+	}
+	return Mount{ID: id, Dev: h[2], Type: t[0], Point: unescape(h[4]), Source: unescape(t[1]), Options: t[2]}, true
 }
 
 // unescape undoes the kernel's \ooo for blanks and the like in paths.

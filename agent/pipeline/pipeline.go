@@ -322,17 +322,6 @@ func (p *Pipeline) strangers() map[block.DiskID]bool {
 	return found
 }
 
-// whyUnclean says why the capture of the last run does not go on.
-func (p *Pipeline) whyUnclean() string {
-	switch {
-	case p.Resume.Detail != "":
-		return p.Resume.Detail
-	case p.Recovered.Clean && p.State.Seal != nil:
-		return "the machine stopped in order, but its writes were not captured from the boot on: neither the initramfs nor understudy-agent-early.service began that (understudy-agent probe says why)"
-	}
-	return "the capture of the last run is gone, as after a reboot or a crash"
-}
-
 // goOn continues the epoch of the last run.
 func (p *Pipeline) goOn(ctx context.Context) error {
 	if err := p.Source.Advance(p.w.ringPos); err != nil {

@@ -142,3 +142,22 @@ func (s *State) position(at block.Position, recovered uint64) uint64 {
 	}
 	return recovered
 }
+
+// unclean is why the log of an earlier run cannot simply go on.
+func (p *Pipeline) unclean() doubt {
+	if p.Scan {
+		return doubt{reason: frame.ReasonNotCaptured, detail: p.whyUnclean(), whole: p.all()}
+	}
+	return doubt{reason: frame.ReasonUncleanStop, detail: p.whyUnclean(), whole: p.all()}
+}
+
+// whyUnclean says why the capture of the last run does not go on.
+func (p *Pipeline) whyUnclean() string {
+	switch {
+	case p.Resume.Detail != "":
+		return p.Resume.Detail
+	case p.Recovered.Clean && p.State.Seal != nil:
+		return "the machine stopped in order, but its writes were not captured from the boot on: neither the initramfs nor understudy-agent-early.service began that (understudy-agent probe says why)"
+	}
+	return "the capture of the last run is gone, as after a reboot or a crash"
+}

@@ -8,9 +8,7 @@ import (
 	"time"
 
 	"github.com/understudy-dr/understudy/agent/consistency"
-	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/desired"
-	"github.com/understudy-dr/understudy/pkg/frame"
 	"github.com/understudy-dr/understudy/pkg/problem"
 )
 
@@ -206,20 +204,8 @@ func (p *Pipeline) noScans() *problem.Problem {
 func (p *Pipeline) numbers() []string {
 	var all []string
 	for _, id := range p.tracked() {
-		all = append(all, p.number(id))
+		d := p.disks[id]
+		all = append(all, fmt.Sprintf("%d:%d", d.Major, d.Minor))
 	}
 	return all
-}
-
-func (p *Pipeline) number(id block.DiskID) string {
-	d := p.disks[id]
-	return fmt.Sprintf("%d:%d", d.Major, d.Minor)
-}
-
-// unclean is why the log of an earlier run cannot simply go on.
-func (p *Pipeline) unclean() doubt {
-	if p.Scan {
-		return doubt{reason: frame.ReasonNotCaptured, detail: p.whyUnclean(), whole: p.all()}
-	}
-	return doubt{reason: frame.ReasonUncleanStop, detail: p.whyUnclean(), whole: p.all()}
 }

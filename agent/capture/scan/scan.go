@@ -16,7 +16,6 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -34,7 +33,6 @@ const settleEvery = 10 * time.Millisecond
 // source implements capture.Source. Positions in a ring that does not exist are all zero.
 type source struct {
 	sysfs string // of devices by number
-	log   *slog.Logger
 	ring  uint64
 
 	mu         sync.Mutex
@@ -56,17 +54,15 @@ type counters struct{ written, discarded uint64 }
 
 // Open begins anew: nothing of an earlier process is left, and what was written
 // meanwhile is not known.
-func Open(log *slog.Logger) (capture.Source, capture.Resume, error) {
-	return open("/sys/dev/block", log)
-}
+func Open() (capture.Source, capture.Resume, error) { return open("/sys/dev/block") }
 
-func open(sysfs string, log *slog.Logger) (capture.Source, capture.Resume, error) {
+func open(sysfs string) (capture.Source, capture.Resume, error) {
 	if _, err := os.Stat(sysfs); err != nil {
 		return nil, capture.Resume{}, fmt.Errorf("%w: %w", capture.ErrUnsupported, err)
 	}
 	var name [8]byte
 	_, _ = rand.Read(name[:]) // never fails
-	return &source{sysfs: sysfs, log: log, ring: binary.LittleEndian.Uint64(name[:]), disks: map[block.DiskID]*disk{}},
+	return &source{sysfs: sysfs, ring: binary.LittleEndian.Uint64(name[:]), disks: map[block.DiskID]*disk{}},
 		capture.Resume{Detail: "what was written since the last run is not known"}, nil
 }
 

@@ -3,7 +3,6 @@ package scan
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,7 +40,7 @@ func loop(t *testing.T) (capture.Source, capture.Disk) {
 		t.Fatal(err)
 	}
 	d := capture.Disk{ID: block.DiskIDFromName(path), Name: "loop-test", Path: path, Size: size, SectorSize: 512, Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev)}
-	s, resume, err := Open(slog.New(slog.DiscardHandler))
+	s, resume, err := Open()
 	if err != nil || resume.Intact {
 		t.Fatal(resume, err)
 	}
@@ -186,7 +185,7 @@ func TestGoneDiskIsInDoubt(t *testing.T) {
 	put("stat", "1 0 8 0 7 0 56 0 0 0 0")
 	put("inflight", "       0        0")
 	put("size", "2048")
-	s, _, err := open(sysfs, slog.New(slog.DiscardHandler))
+	s, _, err := open(sysfs)
 	if err != nil {
 		t.Fatal(err)
 	}
