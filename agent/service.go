@@ -99,7 +99,7 @@ func (s *service) open() error {
 	}
 	if state.Machine != s.id.Machine { // enrolled anew: what is there belongs to another log
 		state = pipeline.State{}
-		j.Reset(0)
+		j.Reset(0, time.Time{})
 		recovered = journal.Recovered{SameBoot: recovered.SameBoot}
 	}
 	s.shipper = ship.New(ship.Config{

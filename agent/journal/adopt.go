@@ -30,7 +30,7 @@ func (j *Journal) adopt(memory, disk stage, rec *Recovered) {
 
 	j.mark = from.Mark
 	if items := j.merge(memory, disk); !memory.sameBoot && !rec.Clean && len(items) > 0 {
-		j.mark.Seq = newestRun(items) - 1
+		j.mark = hrl.Mark{Seq: newestRun(items) - 1, RingPos: j.mark.RingPos}
 	}
 	for again := true; again; {
 		j.retain(j.merge(memory, disk))

@@ -34,6 +34,7 @@ type (
 		Released   block.Seq `json:"released"`
 		RingPos    uint64    `json:"ringPos"`
 		BootID     string    `json:"bootID,omitempty"`
+		Closed     int64     `json:"closed,omitempty"` // of the frame that ends at released, unix ns
 	}
 	stateLine struct {
 		Part       string          `json:"part"` // "state"
@@ -97,7 +98,7 @@ func inspectSlots(out *json.Encoder, im *hrl.Image) error {
 		a, err := im.Anchor(slot)
 		line := anchorLine{
 			Part: "anchor", Slot: slot, Error: message(err), Serial: a.Serial, Generation: a.Generation,
-			Head: a.Head, Released: a.Released, RingPos: a.RingPos,
+			Head: a.Head, Released: a.Released, RingPos: a.RingPos, Closed: a.Closed,
 		}
 		if err == nil {
 			line.BootID = bootID(a.Boot).String()

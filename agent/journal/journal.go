@@ -227,7 +227,8 @@ func (j *Journal) Release(upto block.Seq) {
 	if n == 0 {
 		return
 	}
-	j.setMark(hrl.Mark{Seq: j.items[n-1].Last, RingPos: j.items[n-1].RingPos})
+	newest := &j.items[n-1]
+	j.setMark(hrl.Mark{Seq: newest.Last, RingPos: newest.RingPos, Closed: nanos(newest.closing())})
 	j.items = j.items[n:]
 }
 
@@ -278,24 +279,29 @@ func (j *Journal) rings() []*hrl.Ring {
 }
 
 // Reset drops every frame; the next one must begin after last, or anywhere if last is
-// zero. It is for the begin of an epoch that does not continue what is retained.
-func (j *Journal) Reset(last block.Seq) {
+// zero. closed is the closing time of the frame that ends there, zero if it is not known.
+// It is for the begin of an epoch that does not continue what is retained.
+func (j *Journal) Reset(last block.Seq, closed time.Time) {
 	j.appending.Lock()
 	defer j.appending.Unlock()
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.setMark(hrl.Mark{Seq: max(j.last, last)}) // releases whatever lies there
-	j.setMark(hrl.Mark{Seq: last})
+	j.setMark(hrl.Mark{Seq: last, Closed: nanos(closed)})
 	j.items, j.last = nil, last
 	close(j.more)
 	j.more = make(chan struct{})
 }
 
-// Closing is the closing time of the retained frame that ends at this number; false if
-// none does.
+// Closing is the closing time of the frame that ends at this number: a retained one, or
+// the last that was released, which is remembered over the process's death. False if none
+// does, or it is not known.
 func (j *Journal) Closing(last block.Seq) (time.Time, bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if last == j.mark.Seq && j.mark.Closed != 0 {
+		return time.Unix(0, j.mark.Closed), true
+	}
 	i := sort.Search(len(j.items), func(i int) bool { return j.items[i].Last >= last })
 	if i == len(j.items) || j.items[i].Last != last {
 		return time.Time{}, false
@@ -376,4 +382,12 @@ func (j *Journal) stop() {
 	j.closed = true
 	close(j.more)
 	j.more = make(chan struct{})
+}
+
+// nanos is a time as the anchor keeps it.
+func nanos(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/hrl"
@@ -82,6 +83,12 @@ func TestEverythingReleasedIsRemembered(t *testing.T) {
 	if rec.Released != 42 || rec.RingPos != 4200 || rec.Frames != 0 {
 		t.Fatalf("recovered %+v", rec)
 	}
+	if at, known := k.Closing(42); !known || !at.Equal(base.Add(42*time.Second)) {
+		t.Errorf("remembered of frame 42's closing time: %v, %v", at, known)
+	}
+	if at, known := k.Closing(41); known {
+		t.Errorf("frame 41 is remembered: %v", at)
+	}
 	if err := k.Append(testFrame(t, 44, 1), 0); !errors.Is(err, ErrOrder) {
 		t.Errorf("44 after 42: %v", err)
 	}
@@ -142,7 +149,7 @@ func TestCrashOfTheMachineKeepsTheNewestRun(t *testing.T) {
 	if rec.SameBoot || rec.Clean || rec.RingPos != 0 {
 		t.Errorf("recovered %+v", rec)
 	}
-	k.Reset(500)
+	k.Reset(500, time.Time{})
 	if _, err := k.Next(context.Background(), last-1); !errors.Is(err, ErrGap) {
 		t.Errorf("after a reset, next gives %v", err)
 	}
@@ -278,7 +285,7 @@ func TestResetForgetsForGood(t *testing.T) {
 	j, _ := mustOpen(t, o)
 	defer j.Close()
 	fill(t, j, 1, 4096)
-	j.Reset(7)
+	j.Reset(7, time.Time{})
 	k, rec := mustOpen(t, kill(t, o))
 	defer k.Close()
 	if rec.Frames != 0 || rec.Released != 7 || len(rec.Damage) != 0 {

@@ -85,6 +85,7 @@ func (p *Pipeline) contradiction(w wire.Welcome) *doubt {
 	case oldest > 0 && w.Spooled+1 < oldest, oldest == 0 && w.Spooled < p.w.at.Seq:
 		return p.lost("the relay has the log up to %d, frames up to %d were acknowledged as spooled", w.Spooled, p.spooled)
 	case !p.continues(w):
+		p.State.Settled, p.State.Unsure = nil, true
 		d := p.lost("the relay has the log up to %d.%d, which is not of this agent's: another relay wrote there", w.Epoch, w.Spooled)
 		d.whole = p.all()
 		return d
@@ -95,8 +96,14 @@ func (p *Pipeline) contradiction(w wire.Welcome) *doubt {
 }
 
 // continues reports whether the relay's position is one of the log, and not only its
-// number: where two relays take turns, one may have frames that the agent has given up.
+// number: where two relays take turns, one may have frames that the agent has given up. A
+// relay may even have acknowledged the frame that it has not any more: the vault had
+// another one there, of an agent that has lost its memory since, and the frames of this
+// one were dropped. The epochs of both may have one number.
 func (p *Pipeline) continues(w wire.Welcome) bool {
+	if at, known := p.Journal.Closing(w.Spooled); known && w.Spooled == p.spooled && w.Closed.UnixNano() > 0 && !at.Equal(w.Closed) {
+		return false
+	}
 	if w.Spooled >= p.State.Began {
 		return w.Epoch == p.State.Epoch
 	}
@@ -166,7 +173,7 @@ func (p *Pipeline) adopt(w wire.Welcome, d *doubt) error {
 	if err := p.save(); err != nil {
 		return err
 	}
-	p.Journal.Reset(w.Spooled)
+	p.Journal.Reset(w.Spooled, w.Closed)
 	return nil
 }
 

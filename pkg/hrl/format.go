@@ -32,13 +32,13 @@ import (
 const (
 	BlockSize  = 4096
 	HeaderSize = 64 // of an encoded file header
-	AnchorSize = 72 // of an encoded anchor
+	AnchorSize = 80 // of an encoded anchor
 	StateSize  = 32 // of an encoded state header; the state follows it
 	EntrySize  = 64 // of an encoded entry header; the frame follows it
 
 	// Version is written; OldestVersion to Version are read.
-	Version       = 1
-	OldestVersion = 1
+	Version       = 2
+	OldestVersion = 2
 )
 
 // Limits. A header that claims more is refused before anything is allocated.
@@ -146,6 +146,8 @@ type Header struct {
 //	40  released    u64, the newest sequence number no longer needed
 //	48  ring pos    u64, capture position after the frame that ends there
 //	56  boot        16 bytes, the machine's boot in which this was written
+//	72  closed      i64, closing time (unix ns) of the frame that ends at released, by
+//	                which the owner knows it again; 0 if that is not known
 type Anchor struct {
 	Serial     uint64
 	Generation uint64
@@ -154,6 +156,7 @@ type Anchor struct {
 	Released   block.Seq
 	RingPos    uint64
 	Boot       [16]byte
+	Closed     int64
 }
 
 // StateHeader precedes a state in its slot.

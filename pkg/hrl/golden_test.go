@@ -30,7 +30,7 @@ func golden() ([]byte, []Entry) {
 	var entries []Entry
 	for seq := block.Seq(1); seq <= 9; seq++ {
 		if seq > 4 {
-			r.Release(Mark{Seq: seq - 4, RingPos: uint64(seq-4) * 10})
+			r.Release(Mark{Seq: seq - 4, RingPos: uint64(seq-4) * 10, Closed: int64(seq-4) * 1e9})
 		}
 		e, err := r.Append(seq, seq, uint64(seq)*10, frameOf(seq, 1000+int(seq)*100))
 		if err != nil {

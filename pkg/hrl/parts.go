@@ -34,6 +34,7 @@ func (h Header) PutAnchor(b []byte, a Anchor) {
 	le.PutUint64(b[40:], uint64(a.Released))
 	le.PutUint64(b[48:], a.RingPos)
 	copy(b[56:], a.Boot[:])
+	le.PutUint64(b[72:], uint64(a.Closed))
 	h.seal(b, anchorMagic)
 }
 
@@ -50,6 +51,7 @@ func (h Header) ParseAnchor(b []byte) (Anchor, error) {
 		Released:   block.Seq(le.Uint64(b[40:])),
 		RingPos:    le.Uint64(b[48:]),
 		Boot:       [16]byte(b[56:72]),
+		Closed:     int64(le.Uint64(b[72:])),
 	}
 	if a.Serial == 0 || a.Generation == 0 || a.Head > MaxPos || int64(a.Head)%h.Align != 0 {
 		return Anchor{}, fmt.Errorf("%w: anchor %+v", ErrLimit, a)

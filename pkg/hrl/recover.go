@@ -51,7 +51,7 @@ func (r *Ring) recover(boot [16]byte) (Found, error) {
 	if err != nil {
 		return Found{}, fmt.Errorf("%s: %w: %w", r.path, ErrChecksum, err)
 	}
-	found := Found{Mark: Mark{Seq: a.Released, RingPos: a.RingPos}, Boot: a.Boot}
+	found := Found{Mark: Mark{Seq: a.Released, RingPos: a.RingPos, Closed: a.Closed}, Boot: a.Boot}
 	r.anchor, r.mark, r.tail, r.floor = a, found.Mark, a.Head, a.Floor
 	found.End = im.Walk(a, func(e Entry, _ []byte) bool {
 		r.entries = append(r.entries, e)

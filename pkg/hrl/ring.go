@@ -41,6 +41,7 @@ type Ring struct {
 type Mark struct {
 	Seq     block.Seq
 	RingPos uint64 // capture position after the frame that ends at Seq
+	Closed  int64  // that frame's closing time, unix ns; 0 if it is not known
 }
 
 // Usage is what a ring holds at the moment.
@@ -185,7 +186,7 @@ func (r *Ring) Release(m Mark) error {
 func (r *Ring) writeAnchor() error {
 	a := r.anchor
 	a.Serial++
-	a.Head, a.Floor, a.Released, a.RingPos = r.head(), r.floor, r.mark.Seq, r.mark.RingPos
+	a.Head, a.Floor, a.Released, a.RingPos, a.Closed = r.head(), r.floor, r.mark.Seq, r.mark.RingPos, r.mark.Closed
 	off := r.anchorOffset(a.Serial)
 	if b := r.store.Mapped(off, BlockSize); b != nil {
 		r.PutAnchor(b, a)

@@ -90,7 +90,7 @@ func TestAppendSurvivesReopen(t *testing.T) {
 		if err := r.SaveState([]byte("state")); err != nil {
 			t.Fatal(err)
 		}
-		if err := r.Release(Mark{Seq: 2, RingPos: 20}); err != nil {
+		if err := r.Release(Mark{Seq: 2, RingPos: 20, Closed: 7}); err != nil {
 			t.Fatal(err)
 		}
 		if err := r.Close(); err != nil {
@@ -99,7 +99,7 @@ func TestAppendSurvivesReopen(t *testing.T) {
 		r, found = open(t, path)
 		defer r.Close()
 		check(t, r, found.Entries, 3, 5)
-		if found.Mark != (Mark{2, 20}) || string(found.State) != "state" || !found.Current || found.Boot != [16]byte{1} {
+		if found.Mark != (Mark{2, 20, 7}) || string(found.State) != "state" || !found.Current || found.Boot != [16]byte{1} {
 			t.Fatalf("found %+v", found)
 		}
 		appendOne(t, r, 6, 100)
