@@ -76,6 +76,7 @@ type Job struct {
 	Disks    []string      // the protected disks, as major:minor
 	Deadline time.Duration // zero: DefaultDeadline
 	Scripts  bool          // whether the scripts run
+	Whole    bool          // the root file system must be among what is frozen
 	// Late are paths of the agent's own; their file systems are frozen last, so that what
 	// the others write back still finds a place.
 	Late []string

@@ -155,6 +155,13 @@ func (h *host) freezable(disks []string, late []string) ([]mount, error) {
 	return h.order(level, late)
 }
 
+// withRoot reports whether the root file system is among these.
+func (h *host) withRoot(mounts []mount) bool {
+	id, err := mountOf(unix.AT_FDCWD, "/")
+	i := slices.IndexFunc(h.mounts, func(m mount) bool { return m.ID == id })
+	return err == nil && i >= 0 && slices.ContainsFunc(mounts, func(m mount) bool { return m.Dev == h.mounts[i].Dev })
+}
+
 // sink gives each file system a level above those whose files it stands on.
 func (h *host) sink(level map[string]int) error {
 	for range len(level) + 1 {

@@ -74,6 +74,9 @@ func (q *Quiescer) quiet(ctx context.Context, j Job, deadline time.Time, mark Ma
 	for _, m := range mounts {
 		o.Mounts = append(o.Mounts, m.Point)
 	}
+	if j.Whole && !h.withRoot(mounts) {
+		return errors.New("the root file system is not on a protected disk")
+	}
 	f, err := q.startFreezer(deadline)
 	if err != nil {
 		return err

@@ -88,6 +88,9 @@ type Config struct {
 	Quiesce Quiescer
 	Hush    *consistency.Hush
 	Late    []string
+	// PowerOff reports what Status shows and switches the machine off; it returns only if
+	// the machine goes on. Nil: that is not possible.
+	PowerOff func(ctx context.Context) error
 	// Open opens a disk for the copies to read; nil opens the device.
 	Open func(resync.Target) (resync.Device, error)
 	// Now is the wall clock; nil is time.Now.

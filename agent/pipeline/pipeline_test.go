@@ -33,6 +33,7 @@ type world struct {
 	resyncs uint64
 	wrap    func(capture.Source) capture.Source // nil for the kernel's own
 	quiesce Quiescer
+	off     func(context.Context) error // switches the machine off
 	scan    bool
 	memory  int64  // of the journal, bytes
 	spill   string // its disk stage; none if empty
@@ -80,7 +81,7 @@ func (w *world) start(resume capture.Resume) {
 	w.p = New(Config{
 		Machine: block.MachineID{1}, Log: slog.New(slog.DiscardHandler), Source: w.source(), Journal: j, Relay: w.plant,
 		State: s, Recovered: rec, Resume: resume, Open: w.k.open,
-		Events: func(e desired.Event) { w.events = append(w.events, e) }, Quiesce: w.quiesce, Scan: w.scan,
+		Events: func(e desired.Event) { w.events = append(w.events, e) }, Quiesce: w.quiesce, PowerOff: w.off, Scan: w.scan,
 	})
 	w.p.w.target = 3 * blockSize // frames close by size, too
 	ctx, cancel := context.WithCancel(context.Background())

@@ -66,11 +66,15 @@ func (p *Pipeline) pointDue(now time.Time) (desired.PointWish, bool) {
 // startPoint begins to make a point if one is due and none is being made.
 func (p *Pipeline) startPoint(ctx context.Context) {
 	now := p.Now()
-	if p.making != nil || p.phase != desired.PhaseSteady || p.doubt != nil || now.Before(p.cutAt) {
+	if p.refuseOff(now) || p.making != nil || p.phase != desired.PhaseSteady || p.doubt != nil || now.Before(p.cutAt) {
 		return
 	}
 	wish, due := p.pointDue(now)
 	if !due {
+		return
+	}
+	if wish.Off {
+		p.startLast(ctx, wish)
 		return
 	}
 	p.State.Tried = now
@@ -79,12 +83,19 @@ func (p *Pipeline) startPoint(ctx context.Context) {
 		Name: wish.Name, Late: p.Late, Hold: p.hold, Scripts: !p.wished.Policy.NoScripts,
 		Deadline: time.Duration(p.wished.Policy.DeadlineSeconds) * time.Second, Disks: p.numbers(),
 	}
+	p.make(ctx, func(in context.Context, m *making) func() error {
+		made, o := p.makePoint(in, wish, job)
+		return func() error { return p.pointEnded(m, made, o) }
+	})
+}
+
+// make makes a point beside the log; what do returns runs in the consumer's goroutine.
+func (p *Pipeline) make(ctx context.Context, do func(context.Context, *making) (ended func() error)) {
 	in, cancel := context.WithCancelCause(ctx)
 	m := &making{cancel: cancel, done: make(chan struct{})}
 	p.making = m
 	go func() {
-		made, o := p.makePoint(in, wish, job)
-		p.post(ctx, func() error { return p.pointEnded(m, made, o) })
+		p.post(ctx, do(in, m))
 		close(m.done)
 	}()
 }

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -29,6 +30,8 @@ func (f *frozen) Run(ctx context.Context, j consistency.Job, mark consistency.Ma
 	if f.fails != nil {
 		return consistency.Outcome{Problem: f.fails}
 	}
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(j.Deadline, consistency.DefaultDeadline))
+	defer cancel()
 	release := j.Hold()
 	defer release()
 	f.w.k.mu.Lock()

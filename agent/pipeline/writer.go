@@ -20,6 +20,10 @@ const (
 	frameAge = 200 * time.Millisecond
 	// tickEvery is how often an idle machine says that it is watched.
 	tickEvery = time.Second
+	// maxDisorder is how far a record's time may be before that of one ahead of it in the
+	// ring: its processor was taken away between the clock's reading and the ring. More is a
+	// clock that was set back, and the frame's time follows it.
+	maxDisorder = 100 * time.Millisecond
 )
 
 // Store is where closed frames go: the journal.
@@ -66,7 +70,7 @@ func (w *writer) add(r capture.Record, now time.Time) error {
 		w.opened, w.newest = now, r.At
 		w.b.Reset(frame.KindLog, w.at.Epoch, w.at.Seq+1, r.At)
 	}
-	if r.At.After(w.newest) {
+	if r.At.After(w.newest) || w.newest.Sub(r.At) > maxDisorder {
 		w.newest = r.At
 	}
 	w.ringPos = r.Pos
@@ -87,12 +91,16 @@ func (w *writer) due(now time.Time) bool {
 // log by then, and none that was begun after it. That holds at seen, before which every
 // write has been taken, and at the time of any record in the frame: a write that was
 // acknowledged before a record was submitted stands before it in the ring. With a ring
-// full of the last seconds the time is theirs, not that of whoever reads them now.
+// full of the last seconds the time is theirs, not that of whoever reads them now. What
+// was seen by a clock that was set back since is no promise any more.
 func (w *writer) close(now, seen time.Time, c frame.Compression) error {
 	if !w.open() {
 		return nil
 	}
-	at := later(seen, w.newest)
+	at := w.newest
+	if !seen.Round(0).After(now.Round(0)) { // by the wall clock alone
+		at = later(seen, at)
+	}
 	last := w.at.Seq + block.Seq(max(w.b.Records(), 1))
 	raw, err := w.b.Close(last, at, c)
 	w.drop()

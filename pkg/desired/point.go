@@ -21,6 +21,7 @@ type PointWish struct {
 	Once uint64 `json:"once,omitempty" doc:"A point is wanted while this is above the report's protection.point.once."`
 	Name string `json:"name,omitempty" doc:"Its name."`
 	App  bool   `json:"app,omitempty" doc:"Application-consistent."`
+	Off  bool   `json:"off,omitempty" doc:"The last one: the machine stays frozen until everything up to it is in the vault, and is switched off then."`
 }
 
 // PointState is the last point that was asked for, or due by the policy.
@@ -30,7 +31,8 @@ type PointState struct {
 	Name    string         `json:"name,omitempty"`
 	Kind    string         `json:"kind" doc:"app or crash."`
 	At      block.Position `json:"at" doc:"Its id."`
-	Problem string         `json:"problem,omitempty" doc:"Why it is not application-consistent, where that was wanted."`
+	Off     bool           `json:"off,omitempty" doc:"Everything up to it is in the vault, and the machine switches itself off. It does not go on if nobody hears this."`
+	Problem string         `json:"problem,omitempty" doc:"Why it is not application-consistent, where that was wanted; why the machine goes on, where it was to be switched off."`
 }
 
 func (p *PointState) check() error {
