@@ -113,7 +113,7 @@ func (s *service) open() error {
 	s.pipeline = pipeline.New(pipeline.Config{
 		Machine: s.id.Machine, Log: s.log, Source: source, Journal: j, Relay: s.shipper,
 		State: state, Recovered: recovered, Resume: resume, Scan: scans, Events: s.news.add,
-		Quiesce: s.quiescer, Hush: s.opt.hush, Late: []string{s.opt.dir, s.opt.spill},
+		Quiesce: s.quiescer, Hush: s.opt.hush, Late: []string{s.opt.dir, s.opt.spill}, PowerOff: s.powerOff,
 	})
 	return nil
 }

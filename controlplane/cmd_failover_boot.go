@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -52,7 +53,7 @@ func (b *bootOptions) flags(f *pflag.FlagSet, kind string) {
 	if kind == "run" {
 		f.BoolVar(&b.gone, "source-is-gone", false, "the source does not run any more, and will not by itself")
 		f.BoolVar(&b.without, "without-shutdown", false, "leave the source as it is: both will run")
-		f.BoolVar(&b.shutSource, "shutdown-source", false, "not possible yet: shut the source down yourself, then say --source-is-gone")
+		f.BoolVar(&b.shutSource, "shutdown-source", false, "have the source make a last point and switch itself off first")
 	}
 }
 
@@ -76,25 +77,24 @@ func (b *bootOptions) request(flags *pflag.FlagSet) (*failover.Boot, error) {
 	if flags.Changed("format") {
 		return nil, usage("--format is for copies; with --boot nothing is copied")
 	}
-	if b.shutSource {
-		return nil, usage("--shutdown-source is not possible yet: shut the source down yourself, wait until understudy watch shows no new points, then say --source-is-gone")
+	if said := b.sources(); len(said) > 1 {
+		return nil, usage("the source is one thing only: --shutdown-source, --source-is-gone or --without-shutdown")
 	}
 	return &failover.Boot{
 		Hardware: failover.Hardware{Firmware: failover.Firmware(b.firmware), Bus: failover.Bus(b.bus), Memory: int64(b.memory), CPUs: b.cpus,
 			Network: failover.Network(b.network), Forward: b.forward},
-		Check: b.check, Deadline: int(b.deadline.Seconds()), Source: b.source(),
+		Check: b.check, Deadline: int(b.deadline.Seconds()), Source: cmp.Or(b.sources()...),
 	}, nil
 }
 
-func (b *bootOptions) source() failover.Source {
-	switch {
-	case b.gone:
-		return failover.SourceGone
-	case b.without:
-		return failover.SourceLeft
-	default:
-		return ""
+// sources are what was said of the source; one of them, if it was said well.
+func (b *bootOptions) sources() (said []failover.Source) {
+	for s, is := range map[failover.Source]bool{failover.SourceShutdown: b.shutSource, failover.SourceGone: b.gone, failover.SourceLeft: b.without} {
+		if is {
+			said = append(said, s)
+		}
 	}
+	return said
 }
 
 // drawReplica shows what a failover brought up.

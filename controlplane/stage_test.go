@@ -85,7 +85,8 @@ func TestFlagsOfABoot(t *testing.T) {
 		{[]string{"test", "web1", "--memory", "1GiB"}, "--boot"},
 		{[]string{"run", "web1", "--source-is-gone"}, "--boot"},
 		{[]string{"test", "web1", "--boot", "--format", "vhd"}, "nothing is copied"},
-		{[]string{"run", "web1", "--boot", "--shutdown-source"}, "--source-is-gone"},
+		{[]string{"run", "web1", "--shutdown-source"}, "--boot"},
+		{[]string{"run", "web1", "--boot", "--shutdown-source", "--source-is-gone"}, "one thing only"},
 	} {
 		if out, code := cli(t, append([]string{"failover"}, c.args...)...); code != exitUsage || !strings.Contains(out, c.says) {
 			t.Errorf("%v: exit code %d, %s", c.args, code, out)

@@ -20,7 +20,7 @@ import (
 // reported, else from what is usual.
 type Boot struct {
 	Hardware
-	Source   Source `json:"source,omitempty" enum:"gone,left" doc:"Of a run: gone: the source does not run any more; left: both will run."`
+	Source   Source `json:"source,omitempty" enum:"gone,left" doc:"Of a run: shutdown: it makes a last point and is switched off; gone: it does not run any more; left: both will run."`
 	Check    string `json:"check,omitempty" doc:"The operator's own check, a program in DATA/checks of the control plane."`
 	Deadline int    `json:"deadline,omitempty" doc:"Seconds until the machine must be up; 0: 600."`
 }
@@ -29,8 +29,9 @@ type Boot struct {
 type Source string
 
 const (
-	SourceGone Source = "gone" // it does not run any more
-	SourceLeft Source = "left" // it is left as it is
+	SourceShutdown Source = "shutdown" // it makes a last point and is switched off
+	SourceGone     Source = "gone"     // it does not run any more
+	SourceLeft     Source = "left"     // it is left as it is
 )
 
 // Limits of what can be asked for.
@@ -87,9 +88,8 @@ func (f *Failovers) checkBoot(ctx context.Context, r Request) error {
 	if r.Kind != RunBoot {
 		return nil
 	}
-	if r.Boot.Source != SourceGone && r.Boot.Source != SourceLeft {
-		return problem.New(problem.Invalid, "shut it down and say --source-is-gone, or say --without-shutdown if both shall run",
-			"nobody said what becomes of the source: Understudy does not shut it down, and two of one machine can harm each other")
+	if err := f.checkSource(ctx, r); err != nil {
+		return err
 	}
 	other, there, err := f.takeover(ctx, r.Machine)
 	if err == nil && there {
@@ -142,7 +142,11 @@ func (f *Failovers) ChangePoint(ctx context.Context, id, point string, inDoubt, 
 	if v.Point != nil {
 		asked.Before = v.Point.ID
 	}
-	if job, err = f.inventory.RestartJob(ctx, id, asked, 0); err != nil {
+	from := 0
+	if job.Steps[0].Status == inventory.JobDone {
+		from = 1 // what became of the source is behind us
+	}
+	if job, err = f.inventory.RestartJob(ctx, id, asked, from); err != nil {
 		return v, err
 	}
 	f.driver.Wake()

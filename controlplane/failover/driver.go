@@ -60,6 +60,9 @@ func (t *Task) Output(step string, into any) error {
 	if !ok {
 		return fmt.Errorf("failover: job %s has no output of step %s", t.Job.ID, step)
 	}
+	if len(raw) == 0 {
+		return nil // it made nothing
+	}
 	return json.Unmarshal(raw, into)
 }
 

@@ -13,6 +13,7 @@ import (
 
 // The steps' names. They are kept in jobs: changing one makes jobs under way fail.
 const (
+	stepShut        = "shut the source down"
 	stepPoint       = "choose the point"
 	stepMaterialise = "write the disks"
 	stepRemove      = "remove the copies"
@@ -41,6 +42,7 @@ func Plans(r Rooms) map[Kind]Plan {
 	p := planner{r}
 	copies := []Step{{stepPoint, p.choosePoint}, {stepMaterialise, p.materialise}}
 	boot := []Step{{stepPoint, p.choosePoint}, {stepDown, p.takeDown}, {stepServe, p.serve}, {stepPower, p.powerOn}, {stepCheck, p.untilUp}}
+	run := append([]Step{{stepShut, p.shutDown}}, boot...)
 	drill := append(slices.Clone(boot), Step{stepEnd, p.end})
 	return map[Kind]Plan{
 		Drill:       {Steps: drill, Always: true, Done: p.drilled, Failed: drillFailed},
@@ -48,7 +50,7 @@ func Plans(r Rooms) map[Kind]Plan {
 		Run:         {Steps: copies, Done: p.told("failover", "is ready to take over; its source and its replication were left as they are")},
 		Cleanup:     {Steps: []Step{{stepRemove, p.remove}, {stepMark, p.markCleaned}}},
 		TestBoot:    {Steps: boot, Done: p.told("test-failover", "runs for a test")},
-		RunBoot:     {Steps: boot, Done: p.told("failover", "runs; its source and its replication were left as they are"), Ends: committedOrDone},
+		RunBoot:     {Steps: run, Done: p.tookOver, Ends: committedOrDone},
 		CleanupBoot: {Steps: []Step{{stepDown, p.takeDown}, {stepMark, p.markCleaned}}},
 	}
 }

@@ -34,7 +34,7 @@ func (inv *Inventory) Desired(ctx context.Context, machine block.MachineID) (des
 		Point:         m.Point,
 		ReportSeconds: int(desired.ReportEvery.Seconds()),
 	}
-	if m.PointMade >= m.Point.Once {
+	if m.PointMade >= m.Point.Once || m.Point.Off && !inv.now().Before(m.PointUntil) {
 		s.Point = desired.PointWish{}
 	}
 	for _, d := range disks {

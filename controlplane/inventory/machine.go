@@ -23,7 +23,8 @@ type Machine struct {
 	Resync     uint64
 	Verify     desired.Verify
 	Point      desired.PointWish
-	PointMade  uint64 // the newest request for a point that was answered
+	PointUntil time.Time // when a last point (Point.Off) is not wanted any more
+	PointMade  uint64    // the newest request for a point that was answered
 	Instance   string
 	Reported   time.Time // by our clock; zero: never
 	Report     desired.Report
@@ -151,7 +152,7 @@ func (inv *Inventory) insertMachine(ctx context.Context, tx *sql.Tx, id block.Ma
 	return err
 }
 
-const selectMachine = "SELECT id, hostname, policy, enrolled_at, generation, resync, verify, verify_every, verify_rate, point, point_name, point_app, point_made, instance, reported_at, report, state, state_since FROM machines"
+const selectMachine = "SELECT id, hostname, policy, enrolled_at, generation, resync, verify, verify_every, verify_rate, point, point_name, point_app, point_off, point_until, point_made, instance, reported_at, report, state, state_since FROM machines"
 
 func machineByID(ctx context.Context, q queryer, id block.MachineID) (Machine, error) {
 	found, err := list(ctx, q, scanMachine, selectMachine+" WHERE id = ?", id.String())
@@ -166,14 +167,14 @@ func machineByID(ctx context.Context, q queryer, id block.MachineID) (Machine, e
 
 func scanMachine(rows *sql.Rows) (m Machine, err error) {
 	var id, report string
-	var enrolled, reported, since int64
-	if err := rows.Scan(&id, &m.Hostname, &m.Policy, &enrolled, &m.Generation, &m.Resync, &m.Verify.Once, &m.Verify.Every, &m.Verify.Rate, &m.Point.Once, &m.Point.Name, &m.Point.App, &m.PointMade, &m.Instance, &reported, &report, &m.State, &since); err != nil {
+	var enrolled, reported, since, until int64
+	if err := rows.Scan(&id, &m.Hostname, &m.Policy, &enrolled, &m.Generation, &m.Resync, &m.Verify.Once, &m.Verify.Every, &m.Verify.Rate, &m.Point.Once, &m.Point.Name, &m.Point.App, &m.Point.Off, &until, &m.PointMade, &m.Instance, &reported, &report, &m.State, &since); err != nil {
 		return m, err
 	}
 	if m.ID, err = block.ParseMachineID(id); err != nil {
 		return m, err
 	}
-	m.Enrolled, m.Reported, m.StateSince = moment(enrolled), moment(reported), moment(since)
+	m.Enrolled, m.Reported, m.StateSince, m.PointUntil = moment(enrolled), moment(reported), moment(since), moment(until)
 	if err := json.Unmarshal([]byte(report), &m.Report); err != nil {
 		return m, fmt.Errorf("report of machine %s: %w", id, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"regexp"
+	"time"
 
 	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/desired"
@@ -26,7 +27,7 @@ func (inv *Inventory) CreatePoint(ctx context.Context, machine block.MachineID, 
 			return err
 		}
 		number = m.Point.Once + 1
-		if _, err := exec(ctx, tx, "UPDATE machines SET point = ?, point_name = ?, point_app = ? WHERE id = ?", number, name, app, machine.String()); err != nil {
+		if _, err := exec(ctx, tx, "UPDATE machines SET point = ?, point_name = ?, point_app = ?, point_off = 0 WHERE id = ?", number, name, app, machine.String()); err != nil {
 			return err
 		}
 		kind := desired.PointCrash
@@ -37,4 +38,38 @@ func (inv *Inventory) CreatePoint(ctx context.Context, machine block.MachineID, 
 			Message: fmt.Sprintf("an operator asked for point %d (%s) of machine %s, kind %s", number, name, m.Hostname, kind)})
 	})
 	return number, err
+}
+
+// CreateLastPoint asks the machine's agent to make a last point, and to switch the machine
+// off behind it: within this time, or not at all. Asked again under the same name it is the
+// same request.
+func (inv *Inventory) CreateLastPoint(ctx context.Context, machine block.MachineID, name string, within time.Duration) (number uint64, err error) {
+	err = inv.wanted(ctx, machine, nil, func(tx *sql.Tx, m Machine, disks []Disk) error {
+		if m.Point.Off && m.Point.Name == name {
+			number = m.Point.Once
+			return nil
+		}
+		if err := someProtected(m, disks); err != nil {
+			return err
+		}
+		number = m.Point.Once + 1
+		until := inv.now().Add(within)
+		if _, err := exec(ctx, tx, "UPDATE machines SET point = ?, point_name = ?, point_app = 1, point_off = 1, point_until = ? WHERE id = ?", number, name, nanos(until), machine.String()); err != nil {
+			return err
+		}
+		return inv.addEvent(ctx, tx, machine, desired.Event{Type: "shutdown-requested", Severity: desired.Warning,
+			Message: fmt.Sprintf("machine %s was asked to make its last point, %s, and to switch itself off behind it", m.Hostname, name)})
+	})
+	return number, err
+}
+
+// WithdrawLastPoint takes back the request of this name, if it stands.
+func (inv *Inventory) WithdrawLastPoint(ctx context.Context, machine block.MachineID, name string) error {
+	return inv.wanted(ctx, machine, nil, func(tx *sql.Tx, m Machine, _ []Disk) error {
+		if !m.Point.Off || m.Point.Name != name {
+			return nil
+		}
+		_, err := exec(ctx, tx, "UPDATE machines SET point_until = 0 WHERE id = ?", machine.String())
+		return err
+	})
 }

@@ -65,3 +65,57 @@ func TestPolicyOfAppPoints(t *testing.T) {
 		want(t, err, problem.Invalid)
 	}
 }
+
+// TestALastPointIsWantedForAWhileOnly: an agent that hears of it late, or after its machine
+// was switched on again, must not switch it off.
+func TestALastPointIsWantedForAWhileOnly(t *testing.T) {
+	inv, clock := open(t)
+	id := enrol(t, inv, "web1")
+	record(t, inv, id, report("x", disk("a")))
+	_, err := inv.CreateLastPoint(t.Context(), id, "failover-1", time.Minute)
+	want(t, err, problem.DiskUnprotected, "web1")
+	if _, err := inv.Protect(t.Context(), id, []string{"a"}, ""); err != nil {
+		t.Fatal(err)
+	}
+	wanted := func(w desired.PointWish) {
+		t.Helper()
+		if s, err := inv.Desired(t.Context(), id); err != nil || s.Point != w {
+			t.Errorf("wanted is %+v, %v; want %+v", s.Point, err, w)
+		}
+	}
+	ask := func(name string, number uint64) {
+		t.Helper()
+		if n, err := inv.CreateLastPoint(t.Context(), id, name, time.Minute); err != nil || n != number {
+			t.Fatal(n, err)
+		}
+	}
+	ask("failover-1", 1)
+	ask("failover-1", 1) // a control plane that died, and asks again
+	wanted(desired.PointWish{Once: 1, Name: "failover-1", App: true, Off: true})
+	clock.pass(time.Minute)
+	wanted(desired.PointWish{})
+
+	ask("failover-2", 2)
+	wanted(desired.PointWish{Once: 2, Name: "failover-2", App: true, Off: true})
+	if err := inv.WithdrawLastPoint(t.Context(), id, "failover-2"); err != nil {
+		t.Fatal(err)
+	}
+	wanted(desired.PointWish{})
+
+	ask("failover-3", 3)
+	r := report("x", disk("a"))
+	r.Protection = &desired.Protection{Phase: desired.PhaseSteady, Point: &desired.PointState{Once: 3, Off: true, Kind: desired.PointApp, Time: time.Now()}}
+	record(t, inv, id, r)
+	r.Protection.Point = nil // switched on again
+	record(t, inv, id, r)
+	wanted(desired.PointWish{})
+
+	if n, err := inv.CreatePoint(t.Context(), id, "next", true); err != nil || n != 4 {
+		t.Fatal(n, err)
+	}
+	wanted(desired.PointWish{Once: 4, Name: "next", App: true})
+	if err := inv.WithdrawLastPoint(t.Context(), id, "failover-3"); err != nil {
+		t.Fatal(err)
+	}
+	wanted(desired.PointWish{Once: 4, Name: "next", App: true})
+}
