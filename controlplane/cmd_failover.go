@@ -45,7 +45,7 @@ understudy point list), or a moment: the newest point not after it. ` + momentHe
 
 Files that Understudy did not make are never overwritten. Interrupting this command
 does not stop the job; understudy job show tells how far it is.` + bootHelp,
-		Example:           "  understudy failover " + kind + " web1 --point latest\n  understudy failover " + kind + " web1 --point 14:03:20 --to /var/recovered/web1 --format vhd\n  understudy failover " + kind + " web1 --boot" + map[string]string{"run": " --source-is-gone"}[kind],
+		Example:           "  understudy failover " + kind + " web1 --point latest\n  understudy failover " + kind + " web1 --point 14:03:20 --to /var/recovered/web1 --format vhd\n  understudy failover " + kind + " web1 --boot" + map[string]string{"run": " --shutdown-source"}[kind],
 		Args:              exactArgs(1),
 		ValidArgsFunction: o.completeMachines,
 	}
