@@ -43,6 +43,7 @@ type guestKind struct {
 	others []guest.Disk // not protected, behind the others
 	cable  string       // to another guest
 	line   string       // at the end of the kernel's command line
+	flags  []string     // of the control plane
 }
 
 // oneDisk has an ext4 on a data disk.
@@ -151,7 +152,7 @@ func bootGuest(t *testing.T, k guestKind) *guestRig {
 	l.CloseOnSignal()
 	r.rig = &rig{Lab: l, t: t, patience: 5}
 	t.Cleanup(r.close)
-	r.site, err = l.NewSite(ctx, r.bin)
+	r.site, err = l.NewSite(ctx, r.bin, k.flags...)
 	r.must(err)
 	r.site.Advertise(inGuest(r.site.Relay))
 	r.must(r.site.Start(ctx))

@@ -60,7 +60,11 @@ systemctl start load
 // package installed, and its workload going on.
 func protectedRoot(t *testing.T) *guestRig {
 	t.Helper()
-	k := oneDisk()
+	return protectedRootOf(t, oneDisk())
+}
+
+func protectedRootOf(t *testing.T, k guestKind) *guestRig {
+	t.Helper()
 	k.line = "loglevel=6" // what the shutdown's hook says goes to the console
 	r := bootGuest(t, k)
 	r.patience = 20 // the first copy is of all that a Debian has
@@ -114,21 +118,32 @@ func copyFile(from, to string) error {
 func (r *guestRig) off() (at time.Time, disks map[string]string) {
 	r.t.Helper()
 	r.must(r.guest.Shutdown(r.t.Context()))
-	at = time.Now()
-	disks = map[string]string{}
+	return time.Now(), r.asTheyAre()
+}
+
+// asTheyAre are copies of the disks of a machine that is off.
+func (r *guestRig) asTheyAre() map[string]string {
+	r.t.Helper()
+	disks := map[string]string{}
 	for name, file := range r.guest.Disks {
-		disks[name] = r.Path(fmt.Sprintf("off-%s-%d", name, at.UnixNano()))
+		disks[name] = r.Path(fmt.Sprintf("off-%s-%d", name, time.Now().UnixNano()))
 		r.must(copyFile(file, disks[name]))
 	}
-	return at, disks
+	return disks
 }
 
 // wantSame fails if the newest point of that moment is not what the disks held then, but
 // for where the journal lies, and what lay in free space before protection.
 func (r *guestRig) wantSame(at time.Time, disks map[string]string, journal []extent) {
 	r.t.Helper()
-	got := r.recover(at.Format(time.RFC3339Nano))
-	r.t.Logf("point of %s for the stop before %s", got.Point.Time.Format("15:04:05.000"), at.Format("15:04:05.000"))
+	point := r.wantSameAt(at.Format(time.RFC3339Nano), disks, journal)
+	r.t.Logf("point of %s for the stop before %s", point.Format("15:04:05.000"), at.Format("15:04:05.000"))
+}
+
+// wantSameAt is wantSame for any point, and returns its time.
+func (r *guestRig) wantSameAt(point string, disks map[string]string, journal []extent) time.Time {
+	r.t.Helper()
+	got := r.recover(point)
 	files, err := got.Files([]*lab.Disk{r.disks[0], r.root})
 	r.must(err)
 	r.must(errors.Join(blank(disks["root"], journal), blank(files["root"], journal)))
@@ -139,6 +154,7 @@ func (r *guestRig) wantSame(at time.Time, disks map[string]string, journal []ext
 		r.must(os.Remove(disks[name]))
 	}
 	r.must(os.RemoveAll(got.Dir))
+	return got.Point.Time
 }
 
 // free is where the file system of a disk that is off has nothing: what was removed before

@@ -20,11 +20,16 @@ func (g *Guest) Shutdown(ctx context.Context) error {
 	if _, err := g.Run(ctx, "systemctl --no-block poweroff"); err != nil {
 		return err
 	}
+	return g.Off(ctx)
+}
+
+// Off returns when the machine is off: somebody switches it off, or it does so itself.
+func (g *Guest) Off(ctx context.Context) error {
 	g.hangUp()
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	if err := g.qemu.Wait(ctx); err != nil {
-		return fmt.Errorf("guest %s did not shut down: %w\nits console ends with:\n%s", g.Name, err, g.consoleTail())
+		return fmt.Errorf("guest %s did not go off: %w\nits console ends with:\n%s", g.Name, err, g.consoleTail())
 	}
 	return nil
 }
