@@ -154,7 +154,9 @@ func TestNoReplicaBootsBesideASourceThatGoesOn(t *testing.T) {
 		source source
 		words  string
 	}{
-		"it cannot":       {source{answer: func(w desired.PointWish) desired.PointState { return desired.PointState{Name: w.Name, Problem: "a script hung"} }}, "a script hung"},
+		"it cannot": {source{answer: func(w desired.PointWish) desired.PointState {
+			return desired.PointState{Name: w.Name, Problem: "a script hung"}
+		}}, "a script hung"},
 		"it is too old":   {source{answer: func(w desired.PointWish) desired.PointState { return desired.PointState{Name: w.Name} }}, "older version"},
 		"another point":   {source{answer: func(desired.PointWish) desired.PointState { return desired.PointState{Name: "mine", Off: true} }}, "another point"},
 		"it never does":   {source{}, "did not answer"},
