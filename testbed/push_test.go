@@ -30,9 +30,14 @@ type strange struct {
 // newStrange has on its guest what a machine may have, and a user who may use sudo.
 func newStrange(t *testing.T) *strange {
 	t.Helper()
-	ctx := t.Context()
 	// The journal's disk stage has 1 GiB by default.
-	image, err := guest.Build(ctx, guest.Recipe{Packages: []string{"curl", "sudo"}, Size: 4096 * mib})
+	return newStrangeOf(t, guest.Recipe{Packages: []string{"curl", "sudo"}, Size: 4096 * mib})
+}
+
+func newStrangeOf(t *testing.T, recipe guest.Recipe, flags ...string) *strange {
+	t.Helper()
+	ctx := t.Context()
+	image, err := guest.Build(ctx, recipe)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +48,7 @@ func newStrange(t *testing.T) *strange {
 	l.CloseOnSignal()
 	s := &strange{guestRig: &guestRig{rig: &rig{Lab: l, t: t, patience: 5}}, image: image, bin: binaries(t)}
 	t.Cleanup(s.close)
-	s.site, err = l.NewSite(ctx, s.bin)
+	s.site, err = l.NewSite(ctx, s.bin, flags...)
 	s.must(err)
 	s.site.Advertise(inGuest(s.site.Relay))
 	s.must(s.site.Start(ctx))
@@ -80,9 +85,15 @@ type pushed struct {
 
 func (s *strange) push(code int, outcome string, args ...string) (p pushed) {
 	s.t.Helper()
+	return s.pushBy([]string{"push", s.guest.Addr(), "--user", "ops", "--sudo"}, code, outcome, args...)
+}
+
+// pushBy completes a push by what the lab is.
+func (s *strange) pushBy(words []string, code int, outcome string, args ...string) (p pushed) {
+	s.t.Helper()
 	began := time.Now()
-	out, err := s.site.CLI(s.t.Context(), append([]string{"push", s.guest.Addr(), "--key", s.image.KeyFile(), "--user", "ops", "--sudo", "-o", "json",
-		"--known-hosts", s.Path("known_hosts"), "--accept-new-host-key", "--control-plane", inGuest(s.site.API), "--wait", "10m"}, args...)...)
+	out, err := s.site.CLI(s.t.Context(), append(append(words, "--key", s.image.KeyFile(), "-o", "json",
+		"--known-hosts", s.Path("known_hosts"), "--accept-new-host-key", "--control-plane", inGuest(s.site.API), "--wait", "10m"), args...)...)
 	if lab.ExitCode(err) != code || code == 0 && err != nil {
 		s.t.Fatalf("push %q: %v, want exit code %d:\n%s", args, err, code, out)
 	}
