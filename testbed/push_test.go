@@ -259,6 +259,11 @@ func TestPush(t *testing.T) {
 	s := newStrange(t)
 	old := mustVersion(t, s.bin)
 	before := s.files()
+	s.must(s.guest.JumpClock(t.Context(), -2*time.Hour))
+	if p := s.push(12, "unfit", "--dry-run"); !strings.Contains(p.Message, "clock") || !strings.Contains(p.Message, "behind") {
+		t.Errorf("a machine whose clock is two hours behind: %+v", p)
+	}
+	s.must(s.guest.JumpClock(t.Context(), 2*time.Hour))
 	s.push(0, "fit", "--dry-run", "--protect", "/dev/vdb")
 	s.asBefore(before)
 
