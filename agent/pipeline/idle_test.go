@@ -2,12 +2,14 @@ package pipeline
 
 import (
 	"context"
+	"log/slog"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/understudy-dr/understudy/agent/capture"
+	"github.com/understudy-dr/understudy/pkg/desired"
 	"github.com/understudy-dr/understudy/pkg/frame"
 )
 
@@ -47,5 +49,24 @@ func TestIdleMachineNoticesWhatItMissed(t *testing.T) {
 		}
 		w.settled()
 		w.kill()
+	})
+}
+
+// TestARestartedAgentSaysWhichEpochItTakesUp, from its first report on: without that the
+// machine would be shown in a resync that nobody can explain.
+func TestARestartedAgentSaysWhichEpochItTakesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.start(capture.Resume{})
+		w.settled()
+		w.kill()
+		j, rec, s := w.open()
+		p := New(Config{Log: slog.New(slog.DiscardHandler), Source: w.source(), Journal: j, State: s, Recovered: rec})
+		if got := p.Status(); got == nil || got.Phase != desired.PhaseEnabling || got.Epoch != 1 {
+			t.Errorf("its first word is %+v", got)
+		}
+		if err := j.Close(); err != nil {
+			t.Error(err)
+		}
 	})
 }

@@ -39,9 +39,10 @@ func (p *Pipeline) countEpoch(r frame.Reason) {
 	p.epochs[r]++
 }
 
-// publish makes the status from the facts.
+// publish makes the status from the facts. An agent that has just started and was not told
+// yet what is wanted says which epoch it takes up: the kernel has gone on with it.
 func (p *Pipeline) publish(now time.Time) {
-	if len(p.disks) == 0 {
+	if len(p.disks) == 0 && (p.State.Epoch == 0 || p.wished.Disks != nil) {
 		p.status.Store(nil)
 		return
 	}
