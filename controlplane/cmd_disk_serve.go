@@ -131,10 +131,9 @@ func runDiskServe(ctx context.Context, o *operator, s *diskServeOptions, w io.Wr
 
 // holdPoint keeps the control plane's thinning away from a point that is in use here.
 func holdPoint(ctx context.Context, m *vault.Machine, p vault.Point, log *slog.Logger) (release func(), err error) {
-	if p.Locked {
-		return func() {}, nil
-	}
-	switch err := m.Lock(ctx, p.Position, "served"); {
+	host, _ := os.Hostname()
+	name := fmt.Sprintf("served by process %d of %s", os.Getpid(), host)
+	switch err := m.Lock(ctx, p.Position, name); {
 	case errors.Is(err, objstore.ErrReadOnly):
 		log.Warn("the vault is read-only here: the retention may take this point away while it is served", "point", p.Position)
 		return func() {}, nil
@@ -142,7 +141,7 @@ func holdPoint(ctx context.Context, m *vault.Machine, p vault.Point, log *slog.L
 		return nil, vaultProblem(err)
 	}
 	return func() {
-		if err := m.Unlock(context.WithoutCancel(ctx), p.Position); err != nil {
+		if err := m.Unlock(context.WithoutCancel(ctx), p.Position, name); err != nil {
 			log.Error("cannot give the point back to the retention", "point", p.Position, "err", err)
 		}
 	}, nil

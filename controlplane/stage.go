@@ -54,10 +54,6 @@ func (s stage) Hold(ctx context.Context, id block.MachineID, at block.Position) 
 	if err != nil {
 		return err
 	}
-	p, err := m.PointAt(ctx, at.String())
-	if err != nil || p.Locked {
-		return vaultProblem(err)
-	}
 	return vaultProblem(m.Lock(ctx, at, heldName))
 }
 
@@ -70,14 +66,7 @@ func (s stage) Release(ctx context.Context, id block.MachineID, at block.Positio
 	if err != nil {
 		return err
 	}
-	p, err := m.PointAt(ctx, at.String())
-	if _, gone := errors.AsType[*vault.PointError](err); gone || err == nil && p.Name != heldName {
-		return nil
-	}
-	if err == nil {
-		err = m.Unlock(ctx, at)
-	}
-	return vaultProblem(err)
+	return vaultProblem(m.Unlock(ctx, at, heldName))
 }
 
 // Serve implements failover.Disks.

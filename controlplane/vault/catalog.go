@@ -29,7 +29,7 @@ type catalog struct {
 	// hole is the first epoch whose base is damaged, so that no point of it and behind can
 	// be told; 0 if there is none.
 	hole block.Epoch
-	pins map[block.Position]pin
+	pins pins
 }
 
 // boundary is the place behind one log frame.

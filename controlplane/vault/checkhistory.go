@@ -164,9 +164,9 @@ func (c *checker) runs(cat *catalog) {
 
 // pins reports locks on points that are not there.
 func (c *checker) pins(cat *catalog) {
-	for p := range cat.pins {
+	for p, locks := range cat.pins {
 		if !cat.retained(p) {
-			c.add(Notice, pinName(c.id, p), "", "locks a recovery point that the vault does not offer")
+			c.add(Notice, pinName(c.id, p, locks[0].Name), "", "locks a recovery point that the vault does not offer")
 		}
 	}
 }

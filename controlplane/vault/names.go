@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"strconv"
 	"strings"
@@ -52,8 +53,10 @@ func pinPrefix(m block.MachineID) string { return machinePrefix(m) + "pin/" }
 
 func doubtPrefix(m block.MachineID) string { return machinePrefix(m) + "doubt/" }
 
-func pinName(m block.MachineID, p block.Position) string {
-	return fmt.Sprintf("%s%020d-%020d", pinPrefix(m), p.Epoch, p.Seq)
+// pinName has the lock's own name in it, so that each of several on one point is an object.
+func pinName(m block.MachineID, p block.Position, name string) string {
+	own := sha256.Sum256([]byte(name))
+	return fmt.Sprintf("%s%020d-%020d-%x", pinPrefix(m), p.Epoch, p.Seq, own[:8])
 }
 
 // parseNumbers reads the count dash-separated numbers a name ends with.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/understudy-dr/understudy/controlplane/objstore"
@@ -17,8 +18,8 @@ type pin struct {
 	Created  time.Time      `json:"created"`
 }
 
-// Lock keeps a recovery point whatever the retention says, under a name if one is
-// given, until Unlock. Locking a locked point changes nothing.
+// Lock keeps a recovery point whatever the retention says, until Unlock of the same name.
+// Several may lock one point, each under a name of its own; the same name twice is one lock.
 func (m *Machine) Lock(ctx context.Context, p block.Position, name string) error {
 	m.load.Lock()
 	defer m.load.Unlock()
@@ -30,20 +31,21 @@ func (m *Machine) Lock(ctx context.Context, p block.Position, name string) error
 		return c.noPoint(p.String(), "that position is not a retained recovery point")
 	}
 	doc := pin{Position: p, Name: name, Created: m.v.opts.Now().UTC()}
-	if err := m.putDocument(ctx, pinName(m.id, p), 0, doc); err != nil && !errors.Is(err, objstore.ErrExists) {
+	if err := m.putDocument(ctx, pinName(m.id, p, name), 0, doc); err != nil && !errors.Is(err, objstore.ErrExists) {
 		return fmt.Errorf("vault: locking point %v of machine %s: %w", p, m.id, err)
 	}
 	return m.reloadPins(ctx)
 }
 
-// Unlock gives a locked point back to the retention.
-func (m *Machine) Unlock(ctx context.Context, p block.Position) error {
+// Unlock takes the lock of this name away; with the last one the point is the retention's
+// again. One that is not there is no error.
+func (m *Machine) Unlock(ctx context.Context, p block.Position, name string) error {
 	m.load.Lock()
 	defer m.load.Unlock()
 	if _, err := m.refresh(ctx); err != nil {
 		return err
 	}
-	if err := m.v.store.Delete(ctx, pinName(m.id, p)); err != nil {
+	if err := m.v.store.Delete(ctx, pinName(m.id, p, name)); err != nil {
 		return fmt.Errorf("vault: unlocking point %v of machine %s: %w", p, m.id, err)
 	}
 	return m.reloadPins(ctx)
@@ -67,8 +69,11 @@ func (m *Machine) update(change func(*catalog)) {
 	m.cat = &next
 }
 
-func (m *Machine) loadPins(ctx context.Context) (map[block.Position]pin, error) {
-	pins := make(map[block.Position]pin)
+// pins are the locks by their points, the oldest first.
+type pins map[block.Position][]pin
+
+func (m *Machine) loadPins(ctx context.Context) (pins, error) {
+	all := make(pins)
 	prefix := pinPrefix(m.id)
 	for info, err := range m.v.store.List(ctx, prefix) {
 		if err != nil {
@@ -79,11 +84,15 @@ func (m *Machine) loadPins(ctx context.Context) (map[block.Position]pin, error) 
 			return nil, err
 		}
 		// The name alone locks the point, so that a damaged pin still does.
-		doc := pin{Position: block.Position{Epoch: block.Epoch(n[0]), Seq: block.Seq(n[1])}}
+		at := block.Position{Epoch: block.Epoch(n[0]), Seq: block.Seq(n[1])}
+		var doc pin
 		if err := m.document(ctx, info.Key, &doc); isPassing(err) {
 			return nil, err
 		}
-		pins[block.Position{Epoch: block.Epoch(n[0]), Seq: block.Seq(n[1])}] = doc
+		all[at] = append(all[at], doc)
 	}
-	return pins, nil
+	for _, locks := range all {
+		slices.SortFunc(locks, func(a, b pin) int { return a.Created.Compare(b.Created) })
+	}
+	return all, nil
 }

@@ -87,9 +87,9 @@ func (c *catalog) marked(b boundary) Point {
 
 func (c *catalog) describe(b boundary, name string) Point {
 	p := Point{Position: b.pos, Time: time.Unix(0, b.closed).UTC(), Kind: b.kind, Name: name}
-	if pin, ok := c.pins[b.pos]; ok {
+	for _, pin := range c.pins[b.pos] {
 		p.Locked = true
-		if pin.Name != "" {
+		if p.Name == name && pin.Name != "" {
 			p.Name = pin.Name
 		}
 	}

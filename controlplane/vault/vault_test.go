@@ -225,7 +225,12 @@ func TestLocksAndViewsHoldAPoint(t *testing.T) {
 	}
 	view.Close()
 	thin(locked, newest)
-	if err := m.Unlock(t.Context(), locked); err != nil {
+	// A lock that another put there goes on when the first is taken away.
+	if err := errors.Join(m.Lock(t.Context(), locked, "served"), m.Unlock(t.Context(), locked, "before the upgrade")); err != nil {
+		t.Fatal(err)
+	}
+	thin(locked, newest)
+	if err := m.Unlock(t.Context(), locked, "served"); err != nil {
 		t.Fatal(err)
 	}
 	thin(newest)
