@@ -109,9 +109,9 @@ func onDisks(nodes []string, script string) string {
 // live lets the machine work, kill -9 its agent in the middle of it, and rest at last.
 func (r *matrixRig) live() {
 	r.t.Helper()
-	r.begun = r.now()
 	r.run("systemctl start load")
 	lines := r.promisedSince(0)
+	r.begun = r.now() // the files that every point must have are there
 	r.guestRig.live(10 * time.Second)
 	r.must(r.guest.Kill9(r.t.Context(), "understudy-agent"))
 	lines = r.promisedSince(lines)
