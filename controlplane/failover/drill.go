@@ -3,6 +3,8 @@ package failover
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/understudy-dr/understudy/controlplane/inventory"
@@ -137,9 +139,29 @@ func (p planner) drilled(ctx context.Context, t *Task) (desired.Event, error) {
 
 // end takes down what the drill brought up.
 func (p planner) end(ctx context.Context, t *Task) (any, error) {
+	if err := p.forgetProofs(ctx, t.Job.Machine); err != nil {
+		return nil, err
+	}
 	var point Point
 	if err := t.Output(stepPoint, &point); err != nil {
 		return nil, nil //nolint:nilerr // no point was chosen: nothing was brought up
 	}
 	return nil, p.takeDownFrom(ctx, t, point.ID)
+}
+
+// keptProofs is of how many drills of a machine it is kept how it looked.
+const keptProofs = 20
+
+// forgetProofs removes the screens and consoles of older drills; their results stay.
+func (p planner) forgetProofs(ctx context.Context, machine block.MachineID) error {
+	jobs, err := p.Inventory.Jobs(ctx, inventory.JobFilter{Machine: machine, Kinds: []string{string(Drill)}, Limit: 2 * keptProofs})
+	if err != nil {
+		return err
+	}
+	for _, j := range jobs[min(keptProofs, len(jobs)):] {
+		if err := os.RemoveAll(filepath.Join(p.Proofs, j.ID)); err != nil {
+			return fmt.Errorf("the proof of an older drill: %w", err)
+		}
+	}
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -153,5 +154,30 @@ func TestDrillThatCannotBeginIsToldOnce(t *testing.T) {
 	all, err := r.Drills(t.Context(), r.machine)
 	if err != nil || len(all) != 1 || all[0].Problem.Code != problem.NotFound {
 		t.Errorf("%+v, %v", all, err)
+	}
+}
+
+// TestOldDrillsKeepNoPictures: a drill a week for years must not fill the control plane's
+// disk. What came of each is known for ever.
+func TestOldDrillsKeepNoPictures(t *testing.T) {
+	r := newRig(t)
+	defer r.run()()
+	var drills []string
+	for range keptProofs + 2 {
+		f, err := r.StartDrill(t.Context(), r.machine, "admin")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.shown(f.ID)
+		drills = append(drills, f.ID)
+	}
+	for i, id := range drills {
+		_, err := os.Stat(filepath.Join(r.proofs, id))
+		if kept := i >= 2; kept != (err == nil) {
+			t.Errorf("drill %d of %d: kept %v, want %v", i+1, len(drills), err == nil, kept)
+		}
+	}
+	if first := r.shown(drills[0]); first.Status != inventory.JobDone || !first.Proof.Up {
+		t.Errorf("the first drill was %s, %+v", first.Status, first.Proof)
 	}
 }

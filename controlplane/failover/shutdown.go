@@ -41,6 +41,8 @@ func (f *Failovers) checkSource(ctx context.Context, r Request) error {
 	switch {
 	case time.Since(m.Reported) > heardWithin:
 		return problem.New(problem.Conflict, goOn, "machine %s cannot be asked to shut itself down: its agent was last heard %s", m.Hostname, lastHeard(m.Reported))
+	case p != nil && p.Phase == desired.PhaseScan:
+		return problem.New(problem.Conflict, goOn, "machine %s cannot make a last point: its kernel does not tell of each write, and points come with scans only", m.Hostname)
 	case p == nil || p.Phase != desired.PhaseSteady:
 		return problem.New(problem.Conflict, "wait until understudy machine show "+m.Hostname+" says Protected; "+goOn,
 			"machine %s cannot make a last point: it is not protected now", m.Hostname)

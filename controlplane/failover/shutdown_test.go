@@ -140,11 +140,7 @@ func (r *rig) overAWhile(b Boot) Failover {
 
 // tells reports whether there is an event of this type that says so.
 func (r *rig) tells(event, what string) bool {
-	events, err := r.inventory.Events(r.t.Context(), inventory.EventFilter{Machine: r.machine})
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return slices.ContainsFunc(events, func(e inventory.Event) bool { return e.Type == event && strings.Contains(e.Message, what) })
+	return slices.ContainsFunc(r.events(event), func(e inventory.Event) bool { return strings.Contains(e.Message, what) })
 }
 
 // TestNoReplicaBootsBesideASourceThatGoesOn: whatever came of the request, it says why, and
@@ -183,10 +179,12 @@ func TestNoReplicaBootsBesideASourceThatGoesOn(t *testing.T) {
 
 // TestASourceThatCannotBeAskedIsRefusedAtOnce, before anything is written down.
 func TestASourceThatCannotBeAskedIsRefusedAtOnce(t *testing.T) {
-	withSource(t, &source{phase: desired.PhaseBase}, func(r *rig) {
-		_, err := r.Start(r.t.Context(), Request{Kind: RunBoot, Machine: r.machine, Boot: &Boot{Source: SourceShutdown}, AskedBy: "admin"})
-		want(r.t, err, problem.Conflict, "not protected now")
-	})
+	for phase, words := range map[desired.Phase]string{desired.PhaseBase: "not protected now", desired.PhaseScan: "scans only"} {
+		withSource(t, &source{phase: phase}, func(r *rig) {
+			_, err := r.Start(r.t.Context(), Request{Kind: RunBoot, Machine: r.machine, Boot: &Boot{Source: SourceShutdown}, AskedBy: "admin"})
+			want(r.t, err, problem.Conflict, words)
+		})
+	}
 	s := &source{off: true}
 	withSource(t, s, func(r *rig) {
 		time.Sleep(heardWithin + time.Second)
