@@ -93,3 +93,14 @@ func TestFlagsOfABoot(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatBecomesOfTheSource: each way to say it comes through to the control plane, which
+// then asks who the machine is.
+func TestWhatBecomesOfTheSource(t *testing.T) {
+	startPlane(t)
+	for _, said := range []string{"--shutdown-source", "--source-is-gone", "--without-shutdown"} {
+		if out, code := cli(t, "failover", "run", "web1", "--boot", said); code != exitNotFound {
+			t.Errorf("%s: exit code %d, %s", said, code, out)
+		}
+	}
+}

@@ -20,7 +20,7 @@ import (
 // reported, else from what is usual.
 type Boot struct {
 	Hardware
-	Source   Source `json:"source,omitempty" enum:"gone,left" doc:"Of a run: shutdown: it makes a last point and is switched off; gone: it does not run any more; left: both will run."`
+	Source   Source `json:"source,omitempty" enum:"shutdown,gone,left" doc:"Of a run: shutdown: it makes a last point and is switched off; gone: it does not run any more; left: both will run."`
 	Check    string `json:"check,omitempty" doc:"The operator's own check, a program in DATA/checks of the control plane."`
 	Deadline int    `json:"deadline,omitempty" doc:"Seconds until the machine must be up; 0: 600."`
 }
