@@ -17,7 +17,6 @@ import (
 	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/desired"
 	"github.com/understudy-dr/understudy/pkg/frame"
-	"github.com/understudy-dr/understudy/pkg/wire"
 )
 
 // world is a machine, its agent and a relay with a vault, under a seed.
@@ -160,85 +159,6 @@ func (w *world) connect(ctx context.Context) {
 func (w *world) disconnect() {
 	w.cut()
 	<-w.shut
-}
-
-func (p *plant) last() (frame.Header, bool) {
-	if len(p.log) == 0 {
-		return frame.Header{}, false
-	}
-	h, _ := frame.ParseHeader(p.log[len(p.log)-1])
-	return h, true
-}
-
-func (p *plant) welcome() wire.Welcome {
-	spooled, committed := p.acks()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	h, _ := p.last()
-	w := wire.Welcome{Epoch: h.Epoch, Spooled: spooled, Closed: h.Closed, Committed: committed}
-	for e, frames := range p.base {
-		if e >= w.BaseEpoch && len(frames) > 0 {
-			w.BaseEpoch, w.SpooledBase = e, uint64(len(frames))
-		}
-	}
-	return w
-}
-
-// take appends a frame, which must continue the log.
-func (p *plant) take(t *testing.T, raw []byte) block.Seq {
-	f, err := frame.Parse(raw)
-	if err != nil {
-		t.Errorf("the agent sent a bad frame: %v", err)
-		return 0
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if h, ok := p.last(); ok && (f.First != h.Last+1 || f.Epoch < h.Epoch) || !ok && f.First != 1 {
-		t.Errorf("frame %d..%d of epoch %d does not continue %d of epoch %d", f.First, f.Last, f.Epoch, h.Last, h.Epoch)
-	}
-	p.log = append(p.log, slices.Clone(raw))
-	if len(p.log) == p.commitAt {
-		p.committed = p.commitAt
-	}
-	return f.Last
-}
-
-func (p *plant) acks() (spooled, committed block.Seq) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if h, ok := p.last(); ok {
-		spooled = h.Last
-	}
-	if p.committed > 0 {
-		h, _ := frame.ParseHeader(p.log[p.committed-1])
-		committed = h.Last
-	}
-	return spooled, committed
-}
-
-func (p *plant) baseAck() (epoch block.Epoch, n uint64) {
-	w := p.welcome()
-	return w.BaseEpoch, w.SpooledBase
-}
-
-// commit puts all that is spooled into the vault.
-func (p *plant) commit() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.committed = len(p.log)
-	for e, frames := range p.base {
-		p.baseDone[e] = len(frames)
-	}
-}
-
-// loseSpool forgets what was not committed.
-func (p *plant) loseSpool() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.log = p.log[:p.committed]
-	for e, frames := range p.base {
-		p.base[e] = frames[:p.baseDone[e]]
-	}
 }
 
 // act does one random thing to the world.
