@@ -35,6 +35,7 @@ func TestRunShutsTheSourceDown(t *testing.T) {
 	}
 	r.run("systemctl start understudy-agent")
 	r.verifyFresh()
+	r.until(time.Minute, "report of the agent", func(v lab.View) bool { return v.Status.Contact == "live" })
 
 	var f failover.Failover
 	r.must(r.site.Ask(ctx, &f, run...))
