@@ -105,7 +105,7 @@ func (r *reader) packages() {
 		words := r.words("apt install ./" + name + "_")
 		file := filepath.Base(words[2])
 		r.must(r.guest.Put(ctx, filepath.Join(dist, file), "/root/"+file))
-		words[1] = "install --yes"
+		words[1] = "install --yes --option APT::Default-Release=" // the image names one, and has no sources
 		r.run("cd /root; export DEBIAN_FRONTEND=noninteractive; " + strings.Join(words, " ") + "; rm " + file)
 		if state := r.run("systemctl is-enabled " + name); state != "enabled" {
 			r.t.Errorf("%s is %s", name, state)
