@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/understudy-dr/understudy/controlplane/failover"
+	"github.com/understudy-dr/understudy/pkg/desired"
 	"github.com/understudy-dr/understudy/testbed/lab"
 )
 
@@ -35,7 +36,9 @@ func TestRunShutsTheSourceDown(t *testing.T) {
 	}
 	r.run("systemctl start understudy-agent")
 	r.verifyFresh()
-	r.until(time.Minute, "report of the agent", func(v lab.View) bool { return v.Status.Contact == "live" })
+	r.until(time.Minute, "report of the agent", func(v lab.View) bool {
+		return v.Status.Contact == "live" && v.Protection != nil && v.Protection.Phase == desired.PhaseSteady
+	})
 
 	var f failover.Failover
 	r.must(r.site.Ask(ctx, &f, run...))
