@@ -114,7 +114,7 @@ func (r *reader) packages() {
 		_, err := r.guest.Run(ctx, "understudy machine list")
 		return err == nil, err
 	}))
-	r.run("DEBIAN_FRONTEND=noninteractive apt-get purge --yes understudy understudy-agent")
+	r.run("dpkg --purge understudy understudy-agent")
 }
 
 // pushed has the control plane bring the agent, and shows how a machine would fetch it.
