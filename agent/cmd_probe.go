@@ -48,6 +48,7 @@ func runProbe(cmd *cobra.Command, o probeOptions) error {
 		return &exitError{exitUsage, fmt.Errorf("--output %s: want table or json", o.output)}
 	}
 	report := capture.Probe(cmd.Context())
+	report.Reboot = append(report.Reboot, placeForStop(defaultDir)...)
 	around := surroundings{Room: roomForFiles(), Reach: reachAll(cmd.Context(), o.reach)}
 	var err error
 	if o.output == "json" {

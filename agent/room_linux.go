@@ -31,6 +31,23 @@ func roomForFiles() []capture.Check {
 	}
 }
 
+// placeForStop tells whether a clean stop can be written past the file system: to where
+// the journal lies on its disk. Else each reboot costs a resync.
+func placeForStop(dir string) []capture.Check {
+	c := capture.Check{Feature: "the journal's place on a disk", Answer: capture.Yes}
+	disk, err := journal.DiskFor(filepath.Join(dir, "spill.hrl"))
+	switch {
+	case errors.Is(err, journal.ErrNoPlace):
+		c.Answer, c.Detail = capture.No, err.Error()
+		c.Remedy = "mount an ext4 or xfs at " + dir + " that lies on a partition, or on a plain LVM volume or encryption of one disk"
+	case err != nil:
+		c.Answer, c.Detail = capture.Unknown, err.Error()
+	default:
+		c.Detail = dir + " lies on " + disk
+	}
+	return []capture.Check{c}
+}
+
 // room tells whether need bytes more have a place in dir, which may not be there yet.
 func room(dir string, need int64, what, remedy string) capture.Check {
 	c := capture.Check{Feature: "room for " + what, Answer: capture.Yes}

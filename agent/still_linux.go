@@ -5,9 +5,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/understudy-dr/understudy/agent/capture"
+	"github.com/understudy-dr/understudy/agent/mapper"
 	"github.com/understudy-dr/understudy/agent/mounts"
 )
 
@@ -25,7 +29,7 @@ func stillWritten(disks []capture.Disk) error {
 		return err
 	}
 	for _, d := range disks {
-		if err := arrays(d); err != nil {
+		if err := selfWriting(d); err != nil {
 			return err
 		}
 	}
@@ -83,12 +87,54 @@ func swapsTo(line string) error {
 	return fmt.Errorf("%s is still swapped to", strings.Fields(line)[0])
 }
 
-// arrays refuses a disk under an md array, which is told at the very end that it is clean.
-func arrays(d capture.Disk) error {
-	dir := fmt.Sprintf("/sys/dev/block/%d:%d", d.Major, d.Minor)
-	for _, pattern := range []string{"/holders/md*", "/*/holders/md*"} {
-		if found, _ := filepath.Glob(dir + pattern); len(found) > 0 { // the patterns are well formed
-			return fmt.Errorf("%s is in the array %s, which writes to it when the machine stops", d.Path, filepath.Base(found[0]))
+// quiet are the kinds of device-mapper's targets that write only what is written to them.
+var quiet = []string{mapper.Linear, mapper.Crypt, "striped", "multipath", "verity", "error", "zero"}
+
+// selfWriting refuses a disk under something that writes to it by itself: an md array is
+// told at the very end that it is clean, a pool or a cache of device-mapper goes on
+// tidying. What systemd could take down is not there any more; what is under the root is.
+func selfWriting(d capture.Disk) error {
+	return above(fmt.Sprintf("/sys/dev/block/%d:%d", d.Major, d.Minor), d.Path, mapper.Table)
+}
+
+// above looks at what holds the device of this directory of sysfs, or a partition of it,
+// and at what holds that.
+func above(dir, path string, table func(dev uint64) ([]mapper.Target, error)) error {
+	for _, pattern := range []string{"/holders/*", "/*/holders/*"} {
+		found, _ := filepath.Glob(dir + pattern) // the patterns are well formed
+		for _, holder := range found {
+			if err := passesOn(holder, path, table); err != nil {
+				return err
+			}
+			if err := above(holder, path, table); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// passesOn is nil if a device writes only what is written to it.
+func passesOn(holder, path string, table func(dev uint64) ([]mapper.Target, error)) error {
+	name := filepath.Base(holder)
+	if _, err := os.Stat(filepath.Join(holder, "dm")); err != nil {
+		return fmt.Errorf("%s is in %s (md, bcache), which writes to it by itself when the machine stops", path, name)
+	}
+	number, err := os.ReadFile(filepath.Join(holder, "dev"))
+	if err != nil {
+		return err
+	}
+	var major, minor uint32
+	if _, err := fmt.Sscanf(string(number), "%d:%d", &major, &minor); err != nil {
+		return fmt.Errorf("%s: %q is not a device number: %w", name, number, err)
+	}
+	targets, err := table(unix.Mkdev(major, minor))
+	if err != nil {
+		return fmt.Errorf("%s is under %s: %w", path, name, err)
+	}
+	for _, t := range targets {
+		if !slices.Contains(quiet, t.Kind) {
+			return fmt.Errorf("%s is under %s, device-mapper's %s, which writes to it by itself", path, name, t.Kind)
 		}
 	}
 	return nil

@@ -82,3 +82,21 @@ func TestTokenFromWhereItWasPut(t *testing.T) {
 		t.Error("a file that is not there gave a token")
 	}
 }
+
+// TestPlaceForStop: a memory file system lies on no disk, and the probe says so and what
+// to do.
+func TestPlaceForStop(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1M"); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	}()
+	c := placeForStop(filepath.Join(dir, "not", "there"))
+	if len(c) != 1 || c[0].Answer != capture.No || !strings.Contains(c[0].Detail, "only ext4 and xfs") || !strings.Contains(c[0].Remedy, dir) {
+		t.Errorf("%+v", c)
+	}
+}

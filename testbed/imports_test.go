@@ -39,6 +39,7 @@ var rules = []rule{
 	{from: ours("agent/journal"), never: ours("agent/capture", "agent/consistency", "agent/resync", "agent/ship"), why: "only pipeline joins the five"},
 	{from: ours("agent/resync"), never: ours("agent/capture", "agent/consistency", "agent/journal", "agent/ship"), why: "only pipeline joins the five"},
 	{from: ours("agent/mounts"), never: ours("agent", "controlplane"), why: "what is mounted is the kernel's word; it knows no log"},
+	{from: ours("agent/mapper"), never: ours("agent", "controlplane"), why: "what a volume lies on is the kernel's word; it knows no log"},
 	{from: ours("agent/ship"), never: ours("agent/capture", "agent/consistency", "agent/journal", "agent/resync"), why: "only pipeline joins the five"},
 	{from: everything, never: []string{"github.com/cilium/ebpf"}, except: ours("agent/capture"), why: "the kernel is capture's business"},
 	{from: everything, never: []string{"github.com/Azure/"}, except: ours("controlplane/objstore/azure", "controlplane/compute/azure"), why: "one vendor's SDK stays in its own rooms"},

@@ -3,9 +3,9 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"unsafe"
 
@@ -15,70 +15,113 @@ import (
 	"github.com/understudy-dr/understudy/pkg/hrl"
 )
 
-// placeOf asks the file system where the file lies (FIEMAP) and adds where the file
-// system's partition begins.
+// placeOf asks the file system where the file lies (FIEMAP) and follows that down to the
+// whole disk: through partitions, LVM and encryption.
 func placeOf(path string) (Place, error) {
-	dev, pieces, err := piecesOf(path)
+	l, err := lyingOf(path)
 	if err != nil {
 		return Place{}, err
 	}
 	set := &block.Set{}
-	for _, p := range pieces {
+	for _, p := range l.there {
 		set.Add(p.Extent)
 	}
-	return Place{Path: path, Dev: dev, Extents: set.Extents()}, nil
+	return Place{Path: path, Dev: l.disk, Extents: set.Extents()}, nil
 }
 
-// piecesOf is the file's stretches, in its own order, and where on the whole disk each
-// lies.
-func piecesOf(path string) (dev uint64, pieces []hrl.Piece, err error) {
+// lying is where a file lies: its stretches, in its own order, on the device of its file
+// system and on the whole disk under that.
+type lying struct {
+	dev, disk     uint64
+	within, there []hrl.Piece
+}
+
+func lyingOf(path string) (l lying, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return 0, nil, fmt.Errorf("journal: %w", err)
+		return lying{}, fmt.Errorf("journal: %w", err)
 	}
 	defer f.Close()
 	if err := keepsPlaces(f); err != nil {
-		return 0, nil, err
+		return lying{}, err
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return 0, nil, fmt.Errorf("journal: %s: %w", path, err)
+		return lying{}, fmt.Errorf("journal: %s: %w", path, err)
 	}
-	dev, start, err := wholeDisk(st.Dev)
-	if err != nil {
-		return 0, nil, fmt.Errorf("%w: %s: %w", ErrNoPlace, path, err)
-	}
-	pieces, err = fiemap(f)
-	if err != nil {
-		return 0, nil, err
+	l.dev = st.Dev
+	if l.within, err = fiemap(f); err != nil {
+		return lying{}, err
 	}
 	end := int64(0)
-	for i, p := range pieces {
+	for _, p := range l.within {
 		if p.At != end {
-			return 0, nil, fmt.Errorf("%w: %s has nothing on the disk at %d", ErrNoPlace, path, end)
+			return lying{}, fmt.Errorf("%w: %s has nothing on the disk at %d", ErrNoPlace, path, end)
 		}
 		end += p.Len
-		pieces[i].Off += start
 	}
 	if end < st.Size {
-		return 0, nil, fmt.Errorf("%w: %s has %d bytes, of which %d lie on the disk", ErrNoPlace, path, st.Size, end)
+		return lying{}, fmt.Errorf("%w: %s has %d bytes, of which %d lie on the disk", ErrNoPlace, path, st.Size, end)
 	}
-	return dev, pieces, nil
+	if l.disk, l.there, err = sinkToDisk(l.dev, l.within, layer); err != nil {
+		return lying{}, fmt.Errorf("%w: %s: %w", ErrNoPlace, path, err)
+	}
+	return l, nil
+}
+
+// DiskFor names the disk that a disk stage at this path lies on, or will. ErrNoPlace, in
+// its words, if that cannot be told: a clean stop cannot be written there. Of a file that
+// is not there yet all that its volume lies on must be one disk.
+func DiskFor(path string) (disk string, err error) {
+	l, err := lyingOf(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return diskFor(filepath.Dir(path))
+	}
+	return nameOf(l.disk), err
+}
+
+// diskFor looks at the file system of a directory, or of the one that it would be made in.
+func diskFor(dir string) (disk string, err error) {
+	f, err := os.Open(dir)
+	for errors.Is(err, fs.ErrNotExist) && dir != "/" && dir != "." {
+		dir = filepath.Dir(dir)
+		f, err = os.Open(dir)
+	}
+	if err != nil {
+		return "", fmt.Errorf("journal: %w", err)
+	}
+	defer f.Close()
+	if err := keepsPlaces(f); err != nil {
+		return "", err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return "", fmt.Errorf("journal: %s: %w", dir, err)
+	}
+	size, err := sectors(filepath.Join(sysOf(st.Dev), "size"))
+	if err != nil {
+		return "", fmt.Errorf("%w: %s: %w", ErrNoPlace, dir, err)
+	}
+	on, _, err := sinkToDisk(st.Dev, []hrl.Piece{{Extent: block.Extent{Len: size}}}, layer)
+	if err != nil {
+		return "", fmt.Errorf("%w: %s: %w", ErrNoPlace, dir, err)
+	}
+	return nameOf(on), nil
 }
 
 // OnDevice are the files of a journal whose disk stage, at this path, is to be written
-// when its file system is not any more: at its place on the disk.
+// when its file system is not any more: at its place on the disk, or on the mapped device
+// that the file system lies on, which encrypts what passes through it.
 func OnDevice(path string) (hrl.Files, error) {
-	dev, pieces, err := piecesOf(path)
+	l, err := lyingOf(path)
 	if err != nil {
 		return nil, err
 	}
-	sys, err := filepath.EvalSymlinks(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(dev), unix.Minor(dev)))
-	if err != nil {
-		return nil, fmt.Errorf("journal: the disk under %s: %w", path, err)
+	dev, pieces := l.disk, l.there
+	if exists(filepath.Join(sysOf(l.dev), "dm")) {
+		dev, pieces = l.dev, l.within
 	}
-	disk := "/dev/" + strings.ReplaceAll(filepath.Base(sys), "!", "/")
-	return &hrl.Device{Path: path, Disk: disk, Pieces: pieces}, nil
+	return &hrl.Device{Path: path, Disk: "/dev/" + strings.ReplaceAll(nameOf(dev), "!", "/"), Pieces: pieces}, nil
 }
 
 // keepsPlaces refuses file systems that write elsewhere what is overwritten, or that
@@ -92,46 +135,6 @@ func keepsPlaces(f *os.File) error {
 		return fmt.Errorf("%w: %s is on a file system of type %#x: only ext4 and xfs leave a file in place and say where it lies", ErrNoPlace, f.Name(), st.Type)
 	}
 	return nil
-}
-
-// wholeDisk gives the whole disk under a file system's device and where on it the
-// device begins, in bytes.
-func wholeDisk(dev uint64) (whole uint64, start int64, err error) {
-	sys := fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(dev), unix.Minor(dev))
-	if slaves, _ := os.ReadDir(filepath.Join(sys, "slaves")); len(slaves) > 0 {
-		name, _ := filepath.EvalSymlinks(sys)
-		return 0, 0, fmt.Errorf("%s is stacked on %d other devices (LVM, md or encryption)", filepath.Base(name), len(slaves))
-	}
-	if _, err := os.Stat(filepath.Join(sys, "partition")); errors.Is(err, os.ErrNotExist) {
-		_, err = os.Stat(sys)
-		return dev, 0, err
-	}
-	sectors, err := readSys(filepath.Join(sys, "start"))
-	if err != nil {
-		return 0, 0, err
-	}
-	n, err := strconv.ParseInt(sectors, 10, 64)
-	if err != nil {
-		return 0, 0, err
-	}
-	dir, err := filepath.EvalSymlinks(sys)
-	if err != nil {
-		return 0, 0, err
-	}
-	parent, err := readSys(filepath.Join(filepath.Dir(dir), "dev"))
-	if err != nil {
-		return 0, 0, err
-	}
-	var major, minor uint32
-	if _, err := fmt.Sscanf(parent, "%d:%d", &major, &minor); err != nil {
-		return 0, 0, fmt.Errorf("%q is not a device number: %w", parent, err)
-	}
-	return unix.Mkdev(major, minor), n * block.SectorSize, nil
-}
-
-func readSys(path string) (string, error) {
-	b, err := os.ReadFile(path)
-	return strings.TrimSpace(string(b)), err
 }
 
 // The kernel's struct fiemap and struct fiemap_extent.

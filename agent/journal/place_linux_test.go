@@ -247,3 +247,16 @@ func TestMemoryStageBelongsInMemory(t *testing.T) {
 		t.Errorf("memory stage on a disk: %v", err)
 	}
 }
+
+// TestDiskFor: the disk is told of a file, and of one that is not there yet.
+func TestDiskFor(t *testing.T) {
+	dir, disk := mounted(t, "mkfs.ext4", "-q")
+	if err := os.WriteFile(filepath.Join(dir, "there"), bytes.Repeat([]byte{1}, 8192), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"there", "not", "far/from/there"} {
+		if on, err := DiskFor(filepath.Join(dir, path)); err != nil || on != filepath.Base(disk) {
+			t.Errorf("%s: on %q, %v, want %s", path, on, err, disk)
+		}
+	}
+}

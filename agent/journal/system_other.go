@@ -27,3 +27,8 @@ func placeOf(path string) (Place, error) {
 func OnDevice(path string) (hrl.Files, error) {
 	return nil, fmt.Errorf("%w: %s: not on this system", ErrNoPlace, path)
 }
+
+// DiskFor is not known on this system.
+func DiskFor(path string) (string, error) {
+	return "", fmt.Errorf("%w: %s: not on this system", ErrNoPlace, path)
+}

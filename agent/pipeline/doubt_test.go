@@ -239,31 +239,36 @@ func TestWhatIsLeftOutIsToldAgain(t *testing.T) {
 	})
 }
 
-// TestStageMovedWhileOpen ends the agent, for the next one to find it moved.
+// TestStageMovedWhileOpen ends the agent, for the next one to find it moved; so does a
+// volume that has become one without places.
 func TestStageMovedWhileOpen(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 1)
-		w.start(capture.Resume{})
-		w.settled()
-		w.p.post(context.Background(), func() error {
-			d, moved := w.p.disks[w.disks[0]].Disk, error(nil)
-			w.p.where = func() (string, uint64, []block.Extent, error) {
-				return "spill", deviceNumber(d.Major, d.Minor), []block.Extent{{Len: blockSize}}, moved
-			}
-			err := w.p.exclude(d)
-			moved = journal.ErrMoved
-			return err
-		})
-		time.Sleep(placeEvery + time.Second)
-		select {
-		case err := <-w.ended:
-			if !errors.Is(err, journal.ErrMoved) {
-				t.Errorf("the pipeline ended: %v", err)
-			}
-			w.ended <- nil
-		default:
-			t.Error("the pipeline goes on")
+	for _, why := range []error{journal.ErrMoved, journal.ErrNoPlace} {
+		synctest.Test(t, func(t *testing.T) { stageMoves(t, why) })
+	}
+}
+
+func stageMoves(t *testing.T, why error) {
+	w := newWorld(t, 1)
+	w.start(capture.Resume{})
+	w.settled()
+	w.p.post(context.Background(), func() error {
+		d, moved := w.p.disks[w.disks[0]].Disk, error(nil)
+		w.p.where = func() (string, uint64, []block.Extent, error) {
+			return "spill", deviceNumber(d.Major, d.Minor), []block.Extent{{Len: blockSize}}, moved
 		}
-		w.kill()
+		err := w.p.exclude(d)
+		moved = why
+		return err
 	})
+	time.Sleep(placeEvery + time.Second)
+	select {
+	case err := <-w.ended:
+		if !errors.Is(err, why) {
+			t.Errorf("the pipeline ended: %v", err)
+		}
+		w.ended <- nil
+	default:
+		t.Errorf("the pipeline goes on after %v", why)
+	}
+	w.kill()
 }

@@ -147,7 +147,7 @@ func (p *Pipeline) exclude(d capture.Disk) error {
 		extents = nil
 		p.event(desired.Event{
 			Type: "journal-place", Severity: desired.Warning, Message: err.Error(),
-			Remedy: "put the journal's disk stage (--spill) on a disk that is not protected, or on ext4 or xfs directly on a partition",
+			Remedy: "put the journal's disk stage (--spill) on a disk that is not protected, or on ext4 or xfs on a partition, or on a plain LVM volume or encryption of one disk",
 		})
 	case dev != deviceNumber(d.Major, d.Minor):
 		extents = nil

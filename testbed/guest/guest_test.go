@@ -205,3 +205,22 @@ func TestKernels(t *testing.T) {
 		})
 	}
 }
+
+// TestStackedRoots: a machine boots from a root on LVM, and from one on LVM on encryption,
+// which it opens by itself.
+func TestStackedRoots(t *testing.T) {
+	for under, layers := range map[string]string{guest.LVM: "disk part lvm", guest.LUKS: "disk part crypt lvm"} {
+		t.Run(under, func(t *testing.T) {
+			g := boot(t, guest.Recipe{Under: under}, guest.Options{})
+			if root := run(t, g, "findmnt -no SOURCE,FSTYPE /"); root != "/dev/mapper/vg-root ext4" {
+				t.Errorf("the root is %s", root)
+			}
+			if got := run(t, g, "lsblk -nro TYPE /dev/vda | tr '\\n' ' '"); got != layers {
+				t.Errorf("its disk is %q, want %q", got, layers)
+			}
+			if err := g.Shutdown(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}

@@ -47,8 +47,12 @@ func Build(ctx context.Context, r Recipe) (*Image, error) {
 		return nil, err
 	}
 	i := &Image{Recipe: r, Dir: filepath.Join(cache, "disk-"+r.disk())}
-	if err := once(i.Dir, func(dir string) error { return i.make(ctx, cache, dir) }); err != nil {
-		return nil, fmt.Errorf("guest image of %s with %s on %s: %w", r.Suite, r.Kernel, r.Root, err)
+	fill := func(dir string) error { return i.make(ctx, cache, dir) }
+	if r.Under != "" {
+		fill = func(dir string) error { return i.stack(ctx, dir) }
+	}
+	if err := once(i.Dir, fill); err != nil {
+		return nil, fmt.Errorf("guest image of %s with %s on %s %s: %w", r.Suite, r.Kernel, r.Root, r.Under, err)
 	}
 	return i, nil
 }

@@ -23,7 +23,7 @@ func (g *Guest) arguments(o Options, disks []Disk) []string {
 		"-chardev", "file,id=console,append=on,path=" + g.console, "-serial", "chardev:console",
 		"-qmp", "unix:" + g.socket + ",server=on,wait=off",
 		"-object", "rng-random,id=random,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=random",
-		"-kernel", o.Image.Kernel(), "-initrd", g.initrd, "-append", strings.TrimSpace(kernelLine + " " + o.Append),
+		"-kernel", o.Image.Kernel(), "-initrd", g.initrd, "-append", strings.Join(strings.Fields(kernelLine+" "+o.Image.Recipe.line()+" "+o.Append), " "),
 		"-netdev", network(g.addr, o.Reach), "-device", "virtio-net-pci,netdev=net0,id=card0",
 		"-device", "virtio-scsi-pci,id=scsi0",
 		"-device", "virtio-serial-pci", "-chardev", "file,id=lines,append=on,path=" + g.lines,

@@ -29,6 +29,8 @@ type Recipe struct {
 	Packages []string
 	// Root is the root's file system.
 	Root string
+	// Under is what the root lies on: a partition if empty, else LVM or LUKS.
+	Under string
 	// Size of the disk in bytes; the root fills it.
 	Size int64
 	// Loader gives the disk a boot loader of its own and its consoles a login: it is then
@@ -64,6 +66,9 @@ func (r Recipe) complete() Recipe {
 	// Data disks may bear any of the three, whatever the root is.
 	r.Packages = append(slices.Clone(r.Packages), tools[Ext4], tools[XFS], tools[Btrfs])
 	r.Packages = append(r.Packages, basic...)
+	if r.Under != "" {
+		r.Packages = append(r.Packages, stackPackages...)
+	}
 	slices.Sort(r.Packages)
 	r.Packages = slices.Compact(r.Packages)
 	return r
@@ -76,6 +81,11 @@ func (r Recipe) tree() string {
 
 // disk is the key of the whole image: two recipes with one key are one image.
 func (r Recipe) disk() string {
+	if r.Under != "" {
+		plain := r
+		plain.Under = ""
+		return digest("stacked", plain.disk(), r.stacking())
+	}
 	return digest("disk", r.tree(), r.Root, r.Size, files(r), finish(r))
 }
 
