@@ -44,6 +44,8 @@ type guestKind struct {
 	cable  string       // to another guest
 	line   string       // at the end of the kernel's command line
 	flags  []string     // of the control plane
+
+	initramfs string // who makes it, where the root is protected; byInitramfsTools if empty
 }
 
 // oneDisk has an ext4 on a data disk.

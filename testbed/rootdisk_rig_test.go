@@ -3,6 +3,7 @@
 package testbed
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -27,7 +28,15 @@ var packaged = map[string]string{
 	"/usr/lib/systemd/system-shutdown/understudy-agent":                  "agent/early/system-shutdown",
 	"/usr/share/initramfs-tools/hooks/understudy-agent":                  "agent/early/initramfs-hook",
 	"/usr/share/initramfs-tools/scripts/local-premount/understudy-agent": "agent/early/initramfs-premount",
+	"/usr/lib/dracut/modules.d/90understudy-agent/module-setup.sh":       "agent/early/dracut/module-setup.sh",
+	"/usr/lib/dracut/modules.d/90understudy-agent/early.sh":              "agent/early/dracut/early.sh",
 }
+
+// Who makes a guest's initramfs, and puts it where the rig takes it from.
+const (
+	byInitramfsTools = "update-initramfs -u; cp -L /initrd.img /root/initrd; sync"
+	byDracut         = "dracut --quiet --force --hostonly --compress 'zstd -1' /root/initrd $(uname -r); sync"
+)
 
 // rootSetup makes the workload's disk and the agent's options. Free space is zeros on the
 // disk afterwards, so that nearly all of it can be compared.
@@ -88,18 +97,26 @@ func protectedRootOf(t *testing.T, k guestKind) *guestRig {
 // and image: it is kept beside the image.
 func (r *guestRig) updateInitramfs() error {
 	h := sha256.New()
-	for _, file := range []string{filepath.Join(r.bin, "understudy-agent"), "../installer/linux/agent/early/initramfs-hook", "../installer/linux/agent/early/initramfs-premount"} {
+	makes := cmp.Or(r.kind.initramfs, byInitramfsTools)
+	goIn := []string{"initramfs-hook", "initramfs-premount"}
+	if makes == byDracut {
+		goIn = []string{"dracut/module-setup.sh", "dracut/early.sh"}
+	}
+	for i, file := range goIn {
+		goIn[i] = filepath.Join("../installer/linux/agent/early", file)
+	}
+	for _, file := range append(goIn, filepath.Join(r.bin, "understudy-agent")) {
 		b, err := os.ReadFile(file)
 		if err != nil {
 			return err
 		}
 		h.Write(b)
 	}
-	fmt.Fprint(h, rootSetup) // has the options, which go in, too
+	fmt.Fprint(h, makes, rootSetup) // has the options, which go in, too
 	kept := filepath.Join(r.image.Dir, fmt.Sprintf("initrd-%x", h.Sum(nil)[:8]))
 	if _, err := os.Stat(kept); errors.Is(err, fs.ErrNotExist) {
-		r.run("update-initramfs -u; sync")
-		if err := errors.Join(r.guest.Get(r.t.Context(), "/initrd.img", kept+".part"), os.Rename(kept+".part", kept)); err != nil {
+		r.run(makes)
+		if err := errors.Join(r.guest.Get(r.t.Context(), "/root/initrd", kept+".part"), os.Rename(kept+".part", kept)); err != nil {
 			return err
 		}
 	}
@@ -163,6 +180,9 @@ func (r *guestRig) free(file string, partitioned bool) *block.Set {
 	r.t.Helper()
 	const first = 1 << 20 // where the root's partition begins
 	d := lab.Disk{FS: lab.Ext4, Device: file}
+	if partitioned && r.kind.recipe.Under != "" {
+		return block.NewSet() // of a file system on a volume nothing is left out
+	}
 	if !partitioned {
 		free, err := d.Free(r.t.Context())
 		r.must(err)
@@ -181,11 +201,37 @@ func (r *guestRig) free(file string, partitioned bool) *block.Set {
 // extent is a stretch of a disk, bytes.
 type extent struct{ off, size int64 }
 
+// rootBegins says at which sector of its disk the root's file system begins, by adding up
+// what it lies on.
+const rootBegins = `
+dev=$(readlink -f "$(findmnt -no SOURCE /)") at=0
+while :; do
+	case $(lsblk -dno TYPE "$dev") in
+	disk) break ;;
+	part)
+		at=$((at + $(cat "/sys/class/block/${dev##*/}/start")))
+		dev=/dev/$(lsblk -dno PKNAME "$dev")
+		;;
+	lvm) # 0 4186112 linear 254:1 2048
+		set -- $(dmsetup table "$dev")
+		[ $# = 5 ]
+		at=$((at + $5)) dev=$(readlink -f "/dev/block/$4")
+		;;
+	crypt) # 0 4159488 crypt aes-xts-plain64 KEY 0 254:1 32768 1 allow_discards
+		set -- $(dmsetup table "$dev")
+		at=$((at + $8)) dev=$(readlink -f "/dev/block/$7")
+		;;
+	*) exit 1 ;;
+	esac
+done
+echo $at
+`
+
 // journalExtents asks the guest's file system where the journal lies on the root's disk,
 // by a tool that is not ours.
 func (r *guestRig) journalExtents() (all []extent) {
 	r.t.Helper()
-	start, err := strconv.ParseInt(r.run("cat /sys/block/vda/vda1/start"), 10, 64)
+	start, err := strconv.ParseInt(r.run(rootBegins), 10, 64)
 	r.must(err)
 	//  0:        0..   16383:      98304..    114687:  16384:             last,eof
 	for _, line := range strings.Split(r.run("filefrag -v -b4096 /var/lib/understudy-agent/spill.hrl"), "\n") {

@@ -3,10 +3,14 @@
 package testbed
 
 import (
+	"fmt"
+	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/understudy-dr/understudy/testbed/guest"
 	"github.com/understudy-dr/understudy/testbed/lab"
 )
 
@@ -17,14 +21,7 @@ func TestRootDiskCleanReboot(t *testing.T) {
 	r := protectedRoot(t)
 	r.verifyFresh()
 	for range 2 {
-		promised := r.promisedSince(0)
-		journal := r.journalExtents()
-		at, disks := r.off()
-		r.must(r.guest.Start(t.Context()))
-		r.promisedSince(promised)
-		r.untilPoint(r.now())
-		r.wantEpoch(1)
-		r.wantSame(at, disks, journal)
+		r.offAndOn()
 	}
 	r.wantEvent("clean-reboot")
 	promised := r.promisedSince(0)
@@ -32,6 +29,77 @@ func TestRootDiskCleanReboot(t *testing.T) {
 	r.promisedSince(promised)
 	r.verifyFresh()
 	r.wantEpoch(1)
+	r.must(r.guest.Shutdown(t.Context()))
+}
+
+// offAndOn shuts the machine down and starts it again: the epoch goes on, and its last
+// point from before is what the disks held when it was off.
+func (r *guestRig) offAndOn() {
+	r.t.Helper()
+	promised := r.promisedSince(0)
+	journal := r.journalExtents()
+	at, disks := r.off()
+	r.must(r.guest.Start(r.t.Context()))
+	r.promisedSince(promised)
+	r.untilPoint(r.now())
+	r.wantEpoch(1)
+	r.wantSame(at, disks, journal)
+}
+
+// TestRootOnLVMCleanReboot: the same of a root on a logical volume; and somebody else who
+// mounts that, between two boots, is noticed.
+func TestRootOnLVMCleanReboot(t *testing.T) {
+	r := stackedRoot(t, guest.LVM)
+	r.offAndOn()
+	r.wantEvent("clean-reboot")
+	r.otherSystem()
+	r.cutAndResync(2)
+}
+
+// TestRootOnLUKSCleanReboot: and of one on a logical volume on an encrypted partition.
+func TestRootOnLUKSCleanReboot(t *testing.T) {
+	r := stackedRoot(t, guest.LUKS)
+	r.offAndOn()
+	r.wantEvent("clean-reboot")
+	r.cutAndResync(1)
+}
+
+func stackedRoot(t *testing.T, under string) *guestRig {
+	t.Helper()
+	k := oneDisk()
+	k.recipe.Under = under
+	r := protectedRootOf(t, k)
+	r.verifyFresh()
+	return r
+}
+
+// otherSystem changes the root's superblock while the machine is off, as a rescue system
+// does that mounts it.
+func (r *guestRig) otherSystem() {
+	r.t.Helper()
+	before := r.untilPoint(r.now())
+	sector, err := strconv.ParseInt(r.run(rootBegins), 10, 64)
+	r.must(err)
+	r.must(r.guest.Shutdown(r.t.Context()))
+	out, err := exec.CommandContext(r.t.Context(), "tune2fs", "-C", "77", fmt.Sprintf("%s?offset=%d", r.guest.Disks["root"], sector*512)).CombinedOutput()
+	if err != nil {
+		r.t.Fatalf("tune2fs: %v: %s", err, out)
+	}
+	r.must(r.guest.Start(r.t.Context()))
+	r.wantUnclean(before)
+	if e := r.lastEvent("unclean-stop"); !strings.Contains(e.Message, "another system has used it") {
+		r.t.Errorf("the event says %q", e.Message)
+	}
+}
+
+// TestRootDiskCleanRebootDracut: another initramfs begins the capture.
+func TestRootDiskCleanRebootDracut(t *testing.T) {
+	k := oneDisk()
+	k.recipe.Packages = guest.StackPackages // an image that is there already
+	k.initramfs = byDracut
+	r := protectedRootOf(t, k)
+	r.offAndOn()
+	r.wantEvent("clean-reboot")
 	r.must(r.guest.Shutdown(t.Context()))
 }
 
@@ -43,10 +111,16 @@ func TestRootDiskPowerCut(t *testing.T) {
 	r.must(r.guest.Start(t.Context()))
 	r.verifyFresh()
 	r.wantEpoch(1)
+	r.cutAndResync(1)
+}
+
+// cutAndResync takes the power away in this epoch, and wants the resync that names it.
+func (r *guestRig) cutAndResync(epoch uint64) {
+	r.t.Helper()
 	before := r.untilPoint(r.now())
 	r.guest.PowerCut()
-	r.must(r.guest.Start(t.Context()))
-	r.wantUnclean(before)
+	r.must(r.guest.Start(r.t.Context()))
+	r.wantUncleanAfter(epoch, before)
 }
 
 // TestRootDiskPanic: the kernel panics. What only its memory had is gone.

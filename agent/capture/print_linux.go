@@ -11,7 +11,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/understudy-dr/understudy/agent/mapper"
 	"github.com/understudy-dr/understudy/pkg/block"
+	"github.com/understudy-dr/understudy/pkg/hrl"
 )
 
 // TakePrint looks at a disk, past the page cache: what counts is what another boot will
@@ -23,11 +25,13 @@ func TakePrint(d Disk) (Print, error) {
 	}
 	defer func() { _ = f.Close() }()
 	p := Print{}
+	places := volumes(d)
 	for _, part := range append(partitions(d), block.Extent{Len: d.Size}) {
-		for _, e := range edges(part) {
-			if err := p.add(f, e); err != nil {
-				return nil, fmt.Errorf("capture: looking at %s: %w", d.Path, err)
-			}
+		places = append(places, edges(part)...)
+	}
+	for _, e := range places {
+		if err := p.add(f, e); err != nil {
+			return nil, fmt.Errorf("capture: looking at %s: %w", d.Path, err)
 		}
 	}
 	return p, nil
@@ -73,4 +77,47 @@ func partitions(d Disk) (parts []block.Extent) {
 		}
 	}
 	return parts
+}
+
+// volumes are where on a disk the edges lie of the mapped device that bears the root: what
+// partitions show of LVM and encryption does not change when somebody mounts that. The
+// initramfs does not know yet which one it will be, and looks at all; of the others the
+// machine takes some down before it stops.
+func volumes(d Disk) (places []block.Extent) {
+	var root unix.Stat_t
+	all := inInitramfs()
+	if !all && unix.Stat("/", &root) != nil {
+		return nil
+	}
+	found, _ := filepath.Glob(sysBlock + "/dm-*") // the pattern is well formed
+	for _, dir := range found {
+		var major, minor uint32
+		number, err := sysString(filepath.Base(dir), "dev")
+		if _, scan := fmt.Sscanf(number, "%d:%d", &major, &minor); err != nil || scan != nil {
+			continue
+		}
+		if dev := unix.Mkdev(major, minor); all || dev == root.Dev {
+			places = append(places, volumeOn(d, dev)...)
+		}
+	}
+	return places
+}
+
+// volumeOn is where on a disk the edges of a mapped device lie; nowhere if that cannot be
+// told.
+func volumeOn(d Disk, dev uint64) (places []block.Extent) {
+	size, err := mapper.Size(dev)
+	if err != nil {
+		return nil
+	}
+	for _, e := range edges(block.Extent{Len: size}) {
+		disk, there, err := mapper.ToDisk(dev, []hrl.Piece{{Extent: e}})
+		if err != nil || disk != unix.Mkdev(d.Major, d.Minor) {
+			continue
+		}
+		for _, p := range there {
+			places = append(places, p.Extent)
+		}
+	}
+	return places
 }

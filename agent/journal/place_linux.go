@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/understudy-dr/understudy/agent/mapper"
 	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/hrl"
 )
@@ -63,7 +64,7 @@ func lyingOf(path string) (l lying, err error) {
 	if end < st.Size {
 		return lying{}, fmt.Errorf("%w: %s has %d bytes, of which %d lie on the disk", ErrNoPlace, path, st.Size, end)
 	}
-	if l.disk, l.there, err = sinkToDisk(l.dev, l.within, layer); err != nil {
+	if l.disk, l.there, err = mapper.ToDisk(l.dev, l.within); err != nil {
 		return lying{}, fmt.Errorf("%w: %s: %w", ErrNoPlace, path, err)
 	}
 	return l, nil
@@ -77,7 +78,7 @@ func DiskFor(path string) (disk string, err error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return diskFor(filepath.Dir(path))
 	}
-	return nameOf(l.disk), err
+	return mapper.Name(l.disk), err
 }
 
 // diskFor looks at the file system of a directory, or of the one that it would be made in.
@@ -98,15 +99,15 @@ func diskFor(dir string) (disk string, err error) {
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return "", fmt.Errorf("journal: %s: %w", dir, err)
 	}
-	size, err := sectors(filepath.Join(sysOf(st.Dev), "size"))
+	size, err := mapper.Size(st.Dev)
 	if err != nil {
 		return "", fmt.Errorf("%w: %s: %w", ErrNoPlace, dir, err)
 	}
-	on, _, err := sinkToDisk(st.Dev, []hrl.Piece{{Extent: block.Extent{Len: size}}}, layer)
+	on, _, err := mapper.ToDisk(st.Dev, []hrl.Piece{{Extent: block.Extent{Len: size}}})
 	if err != nil {
 		return "", fmt.Errorf("%w: %s: %w", ErrNoPlace, dir, err)
 	}
-	return nameOf(on), nil
+	return mapper.Name(on), nil
 }
 
 // OnDevice are the files of a journal whose disk stage, at this path, is to be written
@@ -118,10 +119,10 @@ func OnDevice(path string) (hrl.Files, error) {
 		return nil, err
 	}
 	dev, pieces := l.disk, l.there
-	if exists(filepath.Join(sysOf(l.dev), "dm")) {
+	if mapper.Mapped(l.dev) {
 		dev, pieces = l.dev, l.within
 	}
-	return &hrl.Device{Path: path, Disk: "/dev/" + strings.ReplaceAll(nameOf(dev), "!", "/"), Pieces: pieces}, nil
+	return &hrl.Device{Path: path, Disk: "/dev/" + strings.ReplaceAll(mapper.Name(dev), "!", "/"), Pieces: pieces}, nil
 }
 
 // keepsPlaces refuses file systems that write elsewhere what is overwritten, or that

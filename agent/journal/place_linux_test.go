@@ -53,11 +53,11 @@ func mounted(t *testing.T, mkfs string, args ...string) (dir, disk string) {
 
 // nodeOf makes the device node of a partition where nothing else does.
 func nodeOf(t *testing.T, name string) string {
-	number, err := readSys("/sys/class/block/" + name + "/dev")
+	number, err := os.ReadFile("/sys/class/block/" + name + "/dev")
 	if err != nil {
 		t.Skipf("the kernel shows no partition: %v", err)
 	}
-	major, minor, _ := strings.Cut(number, ":")
+	major, minor, _ := strings.Cut(strings.TrimSpace(string(number)), ":")
 	node := filepath.Join(t.TempDir(), name)
 	run(t, "mknod", node, "b", major, minor)
 	return node

@@ -67,7 +67,7 @@ func (r Recipe) complete() Recipe {
 	r.Packages = append(slices.Clone(r.Packages), tools[Ext4], tools[XFS], tools[Btrfs])
 	r.Packages = append(r.Packages, basic...)
 	if r.Under != "" {
-		r.Packages = append(r.Packages, stackPackages...)
+		r.Packages = append(r.Packages, StackPackages...)
 	}
 	slices.Sort(r.Packages)
 	r.Packages = slices.Compact(r.Packages)

@@ -19,9 +19,9 @@ const (
 // stackedRoot is what the kernel's line calls such a root.
 const stackedRoot = "/dev/mapper/vg-root"
 
-// stackPackages make and find stacked roots. Both kinds have all of them, and so share
+// StackPackages make and find stacked roots. Both kinds have all of them, and so share
 // one tree; dracut-core makes another initramfs where a scenario wants one.
-var stackPackages = []string{"lvm2", "cryptsetup-initramfs", "fdisk", "dracut-core"}
+var StackPackages = []string{"lvm2", "cryptsetup-initramfs", "fdisk", "dracut-core"}
 
 // stackBelow makes $pv, on which the volume group is made, of the partition $part. The
 // key lies on the root itself and in the initramfs: nobody is there to type one.

@@ -1,4 +1,4 @@
-package journal
+package mapper
 
 import (
 	"errors"
@@ -13,13 +13,18 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/understudy-dr/understudy/agent/mapper"
 	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/hrl"
 )
 
-// sinkToDisk follows pieces of a device down to the whole disk that bears them all.
-func sinkToDisk(dev uint64, pieces []hrl.Piece, under func(dev uint64) ([]mapper.Target, error)) (disk uint64, there []hrl.Piece, err error) {
+// ToDisk follows pieces of a device, whichever, down to the whole disk that bears them all:
+// through partitions, LVM's plain volumes and encryption. They come back in the order of
+// where they are in the file, or whatever else they are pieces of.
+func ToDisk(dev uint64, pieces []hrl.Piece) (disk uint64, there []hrl.Piece, err error) {
+	return toDisk(dev, pieces, layer)
+}
+
+func toDisk(dev uint64, pieces []hrl.Piece, under func(dev uint64) ([]Target, error)) (disk uint64, there []hrl.Piece, err error) {
 	found := map[uint64][]hrl.Piece{}
 	if err := sink(dev, pieces, under, found); err != nil {
 		return 0, nil, err
@@ -30,7 +35,7 @@ func sinkToDisk(dev uint64, pieces []hrl.Piece, under func(dev uint64) ([]mapper
 		return 0, nil, errors.New("it has no bytes")
 	case 1:
 	default:
-		return 0, nil, fmt.Errorf("it lies on two disks, %s and %s: move the volume onto one (pvmove)", nameOf(disks[0]), nameOf(disks[1]))
+		return 0, nil, fmt.Errorf("it lies on two disks, %s and %s: move the volume onto one (pvmove)", Name(disks[0]), Name(disks[1]))
 	}
 	there = found[disks[0]]
 	slices.SortFunc(there, func(a, b hrl.Piece) int { return int(min(max(a.At-b.At, -1), 1)) })
@@ -38,7 +43,7 @@ func sinkToDisk(dev uint64, pieces []hrl.Piece, under func(dev uint64) ([]mapper
 }
 
 // sink adds to found where pieces of a device lie, by whole disk.
-func sink(dev uint64, pieces []hrl.Piece, under func(dev uint64) ([]mapper.Target, error), found map[uint64][]hrl.Piece) error {
+func sink(dev uint64, pieces []hrl.Piece, under func(dev uint64) ([]Target, error), found map[uint64][]hrl.Piece) error {
 	targets, err := under(dev)
 	if err != nil {
 		return err
@@ -56,7 +61,7 @@ func sink(dev uint64, pieces []hrl.Piece, under func(dev uint64) ([]mapper.Targe
 				continue
 			}
 			if !t.InPlace() {
-				return fmt.Errorf("%s is mapped by device-mapper's %s, which keeps nothing in a place that could be told", nameOf(dev), t.Kind)
+				return fmt.Errorf("%s is mapped by device-mapper's %s, which keeps nothing in a place that could be told", Name(dev), t.Kind)
 			}
 			lower := unix.Mkdev(t.Major, t.Minor)
 			below[lower] = append(below[lower], hrl.Piece{
@@ -65,7 +70,7 @@ func sink(dev uint64, pieces []hrl.Piece, under func(dev uint64) ([]mapper.Targe
 			left -= e.Len
 		}
 		if left != 0 {
-			return fmt.Errorf("%s ends before %d", nameOf(dev), p.End())
+			return fmt.Errorf("%s ends before %d", Name(dev), p.End())
 		}
 	}
 	for lower, pieces := range below {
@@ -77,20 +82,20 @@ func sink(dev uint64, pieces []hrl.Piece, under func(dev uint64) ([]mapper.Targe
 }
 
 // layer is what a device lies on: nothing (nil) for a whole disk.
-func layer(dev uint64) ([]mapper.Target, error) {
+func layer(dev uint64) ([]Target, error) {
 	sys := sysOf(dev)
 	if _, err := os.Stat(sys); err != nil {
 		return nil, err
 	}
-	if exists(filepath.Join(sys, "dm")) {
-		targets, err := mapper.Table(dev)
+	if Mapped(dev) {
+		targets, err := Table(dev)
 		if err == nil && len(targets) == 0 {
-			err = fmt.Errorf("%s has no table", nameOf(dev))
+			err = fmt.Errorf("%s has no table", Name(dev))
 		}
 		return targets, err
 	}
 	if slaves, _ := os.ReadDir(filepath.Join(sys, "slaves")); len(slaves) > 0 {
-		return nil, fmt.Errorf("%s is stacked on %d other devices by something else than device-mapper (md, bcache)", nameOf(dev), len(slaves))
+		return nil, fmt.Errorf("%s is stacked on %d other devices by something else than device-mapper (md, bcache)", Name(dev), len(slaves))
 	}
 	if exists(filepath.Join(sys, "partition")) {
 		return partition(sys)
@@ -99,14 +104,14 @@ func layer(dev uint64) ([]mapper.Target, error) {
 }
 
 // partition is a stretch of its disk.
-func partition(sys string) ([]mapper.Target, error) {
+func partition(sys string) ([]Target, error) {
 	start, errStart := sectors(filepath.Join(sys, "start"))
 	size, errSize := sectors(filepath.Join(sys, "size"))
 	dir, errDir := filepath.EvalSymlinks(sys)
 	if err := errors.Join(errStart, errSize, errDir); err != nil {
 		return nil, err
 	}
-	t := mapper.Target{Extent: block.Extent{Len: size}, Kind: mapper.Linear, Below: start}
+	t := Target{Extent: block.Extent{Len: size}, Kind: Linear, Below: start}
 	number, err := readSys(filepath.Join(filepath.Dir(dir), "dev"))
 	if err != nil {
 		return nil, err
@@ -114,8 +119,14 @@ func partition(sys string) ([]mapper.Target, error) {
 	if _, err := fmt.Sscanf(number, "%d:%d", &t.Major, &t.Minor); err != nil {
 		return nil, fmt.Errorf("%q is not a device number: %w", number, err)
 	}
-	return []mapper.Target{t}, nil
+	return []Target{t}, nil
 }
+
+// Mapped reports whether a device is device-mapper's.
+func Mapped(dev uint64) bool { return exists(filepath.Join(sysOf(dev), "dm")) }
+
+// Size of a device in bytes.
+func Size(dev uint64) (int64, error) { return sectors(filepath.Join(sysOf(dev), "size")) }
 
 func exists(path string) bool {
 	_, err := os.Stat(path)
@@ -126,8 +137,8 @@ func sysOf(dev uint64) string {
 	return fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(dev), unix.Minor(dev))
 }
 
-// nameOf is what the kernel calls a device: "sda", "dm-0".
-func nameOf(dev uint64) string {
+// Name is what the kernel calls a device: "sda", "dm-0".
+func Name(dev uint64) string {
 	sys, err := filepath.EvalSymlinks(sysOf(dev))
 	if err != nil {
 		return fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev))
