@@ -52,6 +52,7 @@ func TestRootOnLVMCleanReboot(t *testing.T) {
 	r := stackedRoot(t, guest.LVM)
 	r.offAndOn()
 	r.wantEvent("clean-reboot")
+	r.wantFreeReboots()
 	r.otherSystem()
 	r.cutAndResync(2)
 }
@@ -61,6 +62,7 @@ func TestRootOnLUKSCleanReboot(t *testing.T) {
 	r := stackedRoot(t, guest.LUKS)
 	r.offAndOn()
 	r.wantEvent("clean-reboot")
+	r.wantFreeReboots()
 	r.cutAndResync(1)
 }
 
@@ -71,6 +73,15 @@ func stackedRoot(t *testing.T, under string) *guestRig {
 	r := protectedRootOf(t, k)
 	r.verifyFresh()
 	return r
+}
+
+// wantFreeReboots fails if the agent's probe says that the next clean reboot costs a resync.
+func (r *guestRig) wantFreeReboots() {
+	r.t.Helper()
+	said := r.run("/usr/bin/understudy-agent probe | sed -n '/^a clean reboot without a resync/,/^$/p'")
+	if head, _, _ := strings.Cut(said, "\n"); !strings.HasSuffix(head, "yes") {
+		r.t.Errorf("the probe says:\n%s", said)
+	}
 }
 
 // otherSystem changes the root's superblock while the machine is off, as a rescue system
@@ -100,6 +111,7 @@ func TestRootDiskCleanRebootDracut(t *testing.T) {
 	r := protectedRootOf(t, k)
 	r.offAndOn()
 	r.wantEvent("clean-reboot")
+	r.wantFreeReboots()
 	r.must(r.guest.Shutdown(t.Context()))
 }
 

@@ -2,8 +2,8 @@
 // disk, an init and a network of their own, which can lose their power.
 //
 // Build makes an image out of Debian's packages, once, and Boot starts a machine on a
-// copy of it. The machine's disks are plain files of the lab, so that whoever judges
-// them needs no qemu.
+// copy of it. Where the root lies on LVM or encryption, such a machine makes it. The
+// machine's disks are plain files of the lab, so that whoever judges them needs no qemu.
 //
 // No packet of a guest leaves the host: its network is qemu's own with everything
 // refused but ssh from the host, on loopback, and those of the host's ports that
