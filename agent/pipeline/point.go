@@ -224,14 +224,15 @@ func (p *Pipeline) breakCut() {
 
 // stopPoint ends the making of a point; it returns when everything is thawed.
 func (p *Pipeline) stopPoint() {
-	if p.making == nil {
+	m := p.making
+	if m == nil {
 		return
 	}
 	p.breakCut()
-	p.making.cancel(errors.New("the agent ends"))
+	m.cancel(errors.New("the agent ends"))
 	for {
 		select {
-		case <-p.making.done:
+		case <-m.done: // not p.making's: what is called below may tell that it has ended
 			p.making = nil
 			return
 		case f := <-p.calls: // it may wait for a cut, which nobody makes any more

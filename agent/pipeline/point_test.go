@@ -227,3 +227,19 @@ func TestPolicyMakesPoints(t *testing.T) {
 		w.kill()
 	})
 }
+
+// TestPointEndsAsTheAgentDoes: what tells of its end is waiting already when the agent
+// ends, and must not be lost for it.
+func TestPointEndsAsTheAgentDoes(t *testing.T) {
+	m := &making{cancel: func(error) {}, done: make(chan struct{})}
+	p := &Pipeline{making: m, calls: make(chan func() error, 1)}
+	p.calls <- func() error {
+		p.making = nil
+		close(m.done)
+		return nil
+	}
+	p.stopPoint()
+	if p.making != nil {
+		t.Error("it is still being made")
+	}
+}
