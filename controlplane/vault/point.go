@@ -89,7 +89,7 @@ func (c *catalog) describe(b boundary, name string) Point {
 	p := Point{Position: b.pos, Time: time.Unix(0, b.closed).UTC(), Kind: b.kind, Name: name}
 	for _, pin := range c.pins[b.pos] {
 		p.Locked = true
-		if p.Name == name && pin.Name != "" {
+		if p.Name == "" {
 			p.Name = pin.Name
 		}
 	}
