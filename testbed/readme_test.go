@@ -152,12 +152,12 @@ func (r *reader) byHand() {
 func (r *reader) protectedAndTried() failover.Failover {
 	r.t.Helper()
 	ctx := r.t.Context()
-	r.must(lab.Until(ctx, time.Minute, "report of the machine's disks", func() (bool, error) {
-		out, err := r.site.CLI(ctx, "machine", "show", r.machine)
-		return err == nil && strings.Contains(out, "/dev/vdb"), err
+	words := r.words("understudy protect web1", "web1", r.machine, "/dev/sda", "/dev/vda", "/dev/sdb", "/dev/vdb")
+	r.must(lab.Until(ctx, 2*time.Minute, "report of the machine's disks", func() (bool, error) {
+		_, err := r.site.CLI(ctx, words[1:]...)
+		return err == nil, err
 	}))
 	protected := time.Now()
-	r.operator(r.words("understudy protect web1", "web1", r.machine, "/dev/sda", "/dev/vda", "/dev/sdb", "/dev/vdb"))
 	r.untilShown(r.machine, mustVersion(r.t, r.bin))
 	if out := r.untilEnd(r.words("understudy watch web1", "web1", r.machine)); !strings.Contains(out, "Protected") {
 		r.t.Errorf("watch shows %q", out)
