@@ -38,11 +38,7 @@ var (
 
 // refuseOff answers a wish for a last point that cannot be fulfilled now. It is not kept
 // for later: an operator waits.
-func (p *Pipeline) refuseOff(now time.Time) bool {
-	wish, due := p.pointDue(now)
-	if !due || !wish.Off {
-		return false
-	}
+func (p *Pipeline) refuseOff(wish desired.PointWish) bool {
 	err := errNotSteady
 	switch {
 	case p.PowerOff == nil:
@@ -55,10 +51,8 @@ func (p *Pipeline) refuseOff(now time.Time) bool {
 }
 
 func (p *Pipeline) startLast(ctx context.Context, wish desired.PointWish) {
-	job := consistency.Job{
-		Name: wish.Name, Late: p.Late, Hold: p.hold, Scripts: !p.wished.Policy.NoScripts,
-		Deadline: lastDeadline, Disks: p.numbers(), Whole: true,
-	}
+	job := p.job(wish.Name, lastDeadline)
+	job.Whole = true
 	p.make(ctx, func(in context.Context, m *making) func() error {
 		o := p.quiesce(in, job, func(in context.Context, still func() error) error { return p.last(in, wish, still) })
 		return func() error {

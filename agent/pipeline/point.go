@@ -66,11 +66,8 @@ func (p *Pipeline) pointDue(now time.Time) (desired.PointWish, bool) {
 // startPoint begins to make a point if one is due and none is being made.
 func (p *Pipeline) startPoint(ctx context.Context) {
 	now := p.Now()
-	if p.refuseOff(now) || p.making != nil || p.phase != desired.PhaseSteady || p.doubt != nil || now.Before(p.cutAt) {
-		return
-	}
 	wish, due := p.pointDue(now)
-	if !due {
+	if !due || wish.Off && p.refuseOff(wish) || p.making != nil || p.phase != desired.PhaseSteady || p.doubt != nil || now.Before(p.cutAt) {
 		return
 	}
 	if wish.Off {
@@ -79,14 +76,19 @@ func (p *Pipeline) startPoint(ctx context.Context) {
 	}
 	p.State.Tried = now
 	wish.App = wish.App && !p.Scan // what is frozen already cannot be frozen
-	job := consistency.Job{
-		Name: wish.Name, Late: p.Late, Hold: p.hold, Scripts: !p.wished.Policy.NoScripts,
-		Deadline: time.Duration(p.wished.Policy.DeadlineSeconds) * time.Second, Disks: p.numbers(),
-	}
+	job := p.job(wish.Name, time.Duration(p.wished.Policy.DeadlineSeconds)*time.Second)
 	p.make(ctx, func(in context.Context, m *making) func() error {
 		made, o := p.makePoint(in, wish, job)
 		return func() error { return p.pointEnded(m, made, o) }
 	})
+}
+
+// job is how the machine is made quiet for a point of this name.
+func (p *Pipeline) job(name string, deadline time.Duration) consistency.Job {
+	return consistency.Job{
+		Name: name, Late: p.Late, Hold: p.hold, Scripts: !p.wished.Policy.NoScripts,
+		Deadline: deadline, Disks: p.numbers(),
+	}
 }
 
 // make makes a point beside the log; what do returns runs in the consumer's goroutine.

@@ -27,7 +27,7 @@ func (inv *Inventory) CreatePoint(ctx context.Context, machine block.MachineID, 
 			return err
 		}
 		number = m.Point.Once + 1
-		if _, err := exec(ctx, tx, "UPDATE machines SET point = ?, point_name = ?, point_app = ?, point_off = 0 WHERE id = ?", number, name, app, machine.String()); err != nil {
+		if err := putWish(ctx, tx, machine, desired.PointWish{Once: number, Name: name, App: app}, time.Time{}); err != nil {
 			return err
 		}
 		kind := desired.PointCrash
@@ -53,8 +53,7 @@ func (inv *Inventory) CreateLastPoint(ctx context.Context, machine block.Machine
 			return err
 		}
 		number = m.Point.Once + 1
-		until := inv.now().Add(within)
-		if _, err := exec(ctx, tx, "UPDATE machines SET point = ?, point_name = ?, point_app = 1, point_off = 1, point_until = ? WHERE id = ?", number, name, nanos(until), machine.String()); err != nil {
+		if err := putWish(ctx, tx, machine, desired.PointWish{Once: number, Name: name, App: true, Off: true}, inv.now().Add(within)); err != nil {
 			return err
 		}
 		return inv.addEvent(ctx, tx, machine, desired.Event{Type: "shutdown-requested", Severity: desired.Warning,
@@ -69,7 +68,13 @@ func (inv *Inventory) WithdrawLastPoint(ctx context.Context, machine block.Machi
 		if !m.Point.Off || m.Point.Name != name {
 			return nil
 		}
-		_, err := exec(ctx, tx, "UPDATE machines SET point_until = 0 WHERE id = ?", machine.String())
-		return err
+		return putWish(ctx, tx, machine, m.Point, time.Time{})
 	})
+}
+
+// putWish writes down the point that is wanted of a machine, and until when if it is a last
+// one.
+func putWish(ctx context.Context, tx *sql.Tx, machine block.MachineID, w desired.PointWish, until time.Time) error {
+	_, err := exec(ctx, tx, "UPDATE machines SET point = ?, point_name = ?, point_app = ?, point_off = ?, point_until = ? WHERE id = ?", w.Once, w.Name, w.App, w.Off, nanos(until), machine.String())
+	return err
 }
