@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/understudy-dr/understudy/agent/capture"
 	"github.com/understudy-dr/understudy/agent/mapper"
 	"github.com/understudy-dr/understudy/agent/mounts"
@@ -120,15 +118,11 @@ func passesOn(holder, path string, table func(dev uint64) ([]mapper.Target, erro
 	if _, err := os.Stat(filepath.Join(holder, "dm")); err != nil {
 		return fmt.Errorf("%s is in %s (md, bcache), which writes to it by itself when the machine stops", path, name)
 	}
-	number, err := os.ReadFile(filepath.Join(holder, "dev"))
+	dev, err := mapper.Number(holder)
 	if err != nil {
 		return err
 	}
-	var major, minor uint32
-	if _, err := fmt.Sscanf(string(number), "%d:%d", &major, &minor); err != nil {
-		return fmt.Errorf("%s: %q is not a device number: %w", name, number, err)
-	}
-	targets, err := table(unix.Mkdev(major, minor))
+	targets, err := table(dev)
 	if err != nil {
 		return fmt.Errorf("%s is under %s: %w", path, name, err)
 	}

@@ -91,12 +91,8 @@ func volumes(d Disk) (places []block.Extent) {
 	}
 	found, _ := filepath.Glob(sysBlock + "/dm-*") // the pattern is well formed
 	for _, dir := range found {
-		var major, minor uint32
-		number, err := sysString(filepath.Base(dir), "dev")
-		if _, scan := fmt.Sscanf(number, "%d:%d", &major, &minor); err != nil || scan != nil {
-			continue
-		}
-		if dev := unix.Mkdev(major, minor); all || dev == root.Dev {
+		dev, err := mapper.Number(dir)
+		if err == nil && (all || dev == root.Dev) {
 			places = append(places, volumeOn(d, dev)...)
 		}
 	}

@@ -112,14 +112,22 @@ func partition(sys string) ([]Target, error) {
 		return nil, err
 	}
 	t := Target{Extent: block.Extent{Len: size}, Kind: Linear, Below: start}
-	number, err := readSys(filepath.Join(filepath.Dir(dir), "dev"))
+	disk, err := Number(filepath.Dir(dir))
+	t.Major, t.Minor = unix.Major(disk), unix.Minor(disk)
+	return []Target{t}, err
+}
+
+// Number is that of the device which a directory of sysfs shows.
+func Number(sys string) (dev uint64, err error) {
+	text, err := readSys(filepath.Join(sys, "dev"))
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
-	if _, err := fmt.Sscanf(number, "%d:%d", &t.Major, &t.Minor); err != nil {
-		return nil, fmt.Errorf("%q is not a device number: %w", number, err)
+	var major, minor uint32
+	if _, err := fmt.Sscanf(text, "%d:%d", &major, &minor); err != nil {
+		return 0, fmt.Errorf("%s: %q is not a device number: %w", filepath.Base(sys), text, err)
 	}
-	return []Target{t}, nil
+	return unix.Mkdev(major, minor), nil
 }
 
 // Mapped reports whether a device is device-mapper's.
