@@ -58,6 +58,7 @@ func TestTheLastPointIsInTheVaultBeforeTheMachineIsOff(t *testing.T) {
 		w.burst(7)
 		w.wish(lastWish) // commits once, after three seconds
 		time.Sleep(time.Second)
+		synctest.Wait()
 		if p.pushed != 1 || !p.vault || !p.said.Off || p.said.Once != 1 || p.said.At.Seq == 0 {
 			t.Fatalf("switched off %d times, with everything in the vault: %v; the agent said %+v", p.pushed, p.vault, p.said)
 		}
@@ -94,6 +95,7 @@ func TestAMachineGoesOnThatCannotEnd(t *testing.T) {
 				s.Resync = w.resyncs
 				w.wish(s)
 				time.Sleep(lastDeadline)
+				synctest.Wait()
 				if p.pushed > 0 && p.fails == nil {
 					t.Error("it was switched off")
 				}
@@ -132,6 +134,7 @@ func TestALastWishDiesWithTheAgentThatHeardIt(t *testing.T) {
 		w.start(capture.Resume{Intact: true})
 		w.wish(lastWish)
 		time.Sleep(lastDeadline)
+		synctest.Wait()
 		if p.pushed != 0 {
 			t.Error("it was switched off by a request that had been answered")
 		}

@@ -205,6 +205,63 @@ func TestAFencePutDownWhileAHistoryIsRead(t *testing.T) {
 	}
 }
 
+// TestAThinningWhileAHistoryIsRead takes objects away between the look at the manifest and
+// the look at them. A writer that took them for never stored would say that the vault
+// holds less than it does, and be given that once more.
+func TestAThinningWhileAHistoryIsRead(t *testing.T) {
+	for name, at := range map[string]struct {
+		opened bool // the history was read before and is caught up with
+		call   string
+	}{
+		"before the log":      {false, "list /log/"},
+		"before the base":     {false, "list /base/"},
+		"before what is new":  {true, "get /log/"},
+		"after what is known": {true, "head /manifest/"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHistory(1, 64*sector)
+			store := mem.New()
+			_, w := setup(t, store, h)
+			h.begin(frame.ReasonInitial)
+			h.baseFrame(frame.CompressNever, write{0, frame.OpWrite, 0, pattern(8*sector, 1)})
+			h.finish()
+			grow := func() {
+				for i := range 40 {
+					h.step(time.Hour)
+					h.frame(frame.CompressNever, write{0, frame.OpWrite, int64(i%8) * sector, pattern(sector, byte(9+i))})
+					h.flush(t, w)
+				}
+			}
+			grow()
+			reads := storetest.NewFaulty(store)
+			v, m := reopen(t, reads, h)
+			if at.opened {
+				must(m.Status(t.Context()))
+				grow()
+			}
+			_, thinner := reopen(t, store, h)
+			thin := once(func(call string) bool { return call == at.call }, func() {
+				if report := must(thinner.Thin(t.Context(), DefaultRetention)); report.Deleted == 0 {
+					t.Error("nothing was taken away")
+				}
+			})
+			reads.SetRule(func(c storetest.Call) storetest.Fault {
+				for _, part := range []string{"/log/", "/base/", "/manifest/"} {
+					if strings.Contains(c.Key, part) {
+						thin(c.Op + " " + part)
+					}
+				}
+				return storetest.Fault{}
+			})
+			got := must(reopenWriter(v, h)).State()
+			fresh, _ := reopen(t, store, h)
+			if want := must(reopenWriter(fresh, h)).State(); !got.equal(want) || want.Base[1] != 1 {
+				t.Errorf("the vault is said to hold %+v, it holds %+v", got, want)
+			}
+		})
+	}
+}
+
 // TestNoBaseBehindAnAttemptToBegin: how much of a base counts is settled by a writer once.
 func TestNoBaseBehindAnAttemptToBegin(t *testing.T) {
 	_, h, slow := lateBase(t)

@@ -54,12 +54,8 @@ func (m *Machine) loadOnce(ctx context.Context) (*catalog, error) {
 	if c.pins, err = m.loadPins(ctx); err != nil {
 		return nil, err
 	}
-	if len(c.damage) > 0 || c.unsettled() {
-		// What looks like damage may be garbage that a thinning has just collected, and
-		// what looks like a part of a base may have come behind a fence put down just now.
-		if newer, err := m.superseded(ctx, mf.Generation); err != nil || newer {
-			return nil, errors.Join(err, errSuperseded)
-		}
+	if missed, err := m.missed(ctx, c); err != nil || missed {
+		return nil, errors.Join(err, errSuperseded)
 	}
 	return c, nil
 }
@@ -91,6 +87,27 @@ func (m *Machine) loadManifest(ctx context.Context) (*manifest, error) {
 func (m *Machine) superseded(ctx context.Context, generation uint64) (bool, error) {
 	top, err := m.newest(ctx, manifestPrefix(m.id))
 	return top > generation, err
+}
+
+// missed reports whether a history, just read, may lack what was stored before: a thinning
+// meanwhile has brought it into runs and taken it away. Then, too, what looks like damage
+// may be the garbage that it collects, and what looks like a part of a base may have come
+// behind a fence put down just now.
+func (m *Machine) missed(ctx context.Context, c *catalog) (bool, error) {
+	newer, err := m.superseded(ctx, c.manifest.Generation)
+	if err != nil || !newer || len(c.damage) > 0 || c.unsettled() {
+		return newer, err
+	}
+	mf, err := m.loadManifest(ctx)
+	return err != nil || c.behind(mf), err
+}
+
+// behind reports whether a manifest's runs hold frames that are not in the catalog.
+func (c *catalog) behind(mf *manifest) bool {
+	return c.last.pos.Seq < mf.Log.Seq || slices.ContainsFunc(c.epochs, func(e *Epoch) bool {
+		whole := e.Complete != 0 && e.Committed >= e.BaseFrames
+		return !whole && !c.manifest.holdsBase(e.Epoch, math.MaxUint64) && mf.holdsBase(e.Epoch, c.committedBase(e.Epoch)+1)
+	})
 }
 
 func (m *Machine) damaged(name, affected string, err error) *DamageError {
@@ -336,15 +353,11 @@ func (m *Machine) fetchAll(ctx context.Context, names []string, kind sealed.Kind
 // catchUp extends a loaded catalog by what other processes have stored since; nil if
 // it must be read anew.
 func (m *Machine) catchUp(ctx context.Context, c *catalog) (*catalog, error) {
-	thinned, err := m.superseded(ctx, c.manifest.Generation)
-	if err != nil {
-		return nil, err
-	}
-	if thinned || c.last.pos.Seq == 0 || len(c.damage) > 0 {
+	if c.last.pos.Seq == 0 || len(c.damage) > 0 {
 		return nil, nil
 	}
-	known := c.last.pos.Epoch
-	if c, err = m.probeLogs(ctx, c, ""); err != nil {
+	c, err := m.probeLogs(ctx, c, "")
+	if err != nil {
 		return nil, err
 	}
 	for _, e := range c.epochs {
@@ -354,13 +367,12 @@ func (m *Machine) catchUp(ctx context.Context, c *catalog) (*catalog, error) {
 			}
 		}
 	}
-	if c.last.pos.Epoch > known && c.unsettled() {
-		if thinned, err = m.superseded(ctx, c.manifest.Generation); err != nil || thinned {
-			return nil, err
-		}
-	}
 	pins, err := m.loadPins(ctx)
 	if err != nil {
+		return nil, err
+	}
+	// Asked last: what a thinning meanwhile took away was not found above.
+	if thinned, err := m.superseded(ctx, c.manifest.Generation); err != nil || thinned {
 		return nil, err
 	}
 	next := *c
