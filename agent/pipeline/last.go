@@ -25,6 +25,10 @@ const (
 	// lastDeadline is how long all of it may take: the journal's memory has to reach the
 	// vault.
 	lastDeadline = 2 * time.Minute
+	// lastPatience is how long a request may wait for its turn. With lastDeadline it is less
+	// than the control plane waits: a machine must not go off when its operator has gone on
+	// without that.
+	lastPatience = 30 * time.Second
 	// lastMargin is how much of that must be left when the agent says that it switches off:
 	// the freezer must not thaw any more.
 	lastMargin = 15 * time.Second
@@ -34,6 +38,7 @@ var (
 	errNoPower   = errors.New("this agent cannot switch its machine off")
 	errNotSteady = errors.New("the replica does not have all of the disks yet, or a resync runs")
 	errLate      = errors.New("the vault did not have everything in time")
+	errStale     = errors.New("the agent was busy, with another point or with its journal, when it was asked")
 )
 
 // refuseOff answers a wish for a last point that cannot be fulfilled now. It is not kept
@@ -43,6 +48,8 @@ func (p *Pipeline) refuseOff(wish desired.PointWish) bool {
 	switch {
 	case p.PowerOff == nil:
 		err = errNoPower
+	case time.Since(p.asked) > lastPatience:
+		err = errStale
 	case p.phase == desired.PhaseSteady && p.doubt == nil:
 		return false
 	}

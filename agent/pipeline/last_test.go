@@ -81,6 +81,13 @@ func TestAMachineGoesOnThatCannotEnd(t *testing.T) {
 		"thawed by another":    func(_ *world, f *frozen, _ *power) { f.still = errors.New("thawed") },
 		"the switch is broken": func(_ *world, _ *frozen, p *power) { p.fails = errors.New("not permitted") },
 		"no switch":            func(w *world, _ *frozen, _ *power) { w.p.PowerOff = nil },
+		"another point takes long": func(w *world, f *frozen, _ *power) {
+			f.hold = func(context.Context) {
+				f.hold = nil
+				time.Sleep(lastPatience + 5*time.Second)
+			}
+			w.wish(desired.State{Policy: desired.Policy{Consistency: desired.Consistency{AppSeconds: 1, DeadlineSeconds: 60}}})
+		},
 		"a resync": func(w *world, _ *frozen, _ *power) {
 			w.disconnect() // or it would be over at once
 			w.p.Wish(context.Background(), desired.State{Disks: w.disks, Resync: w.resync()}, w.k.found())

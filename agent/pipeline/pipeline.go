@@ -114,6 +114,7 @@ type Pipeline struct {
 	heard   block.Epoch // the newest that a relay has anything of
 	damaged error       // what the journal cannot give any more
 	wished  desired.State
+	asked   time.Time // when the point that is wanted was first heard of
 	disks   map[block.DiskID]*disk
 	more    bool // the record taken last goes on in the next one
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/understudy-dr/understudy/agent/capture"
 	"github.com/understudy-dr/understudy/pkg/block"
@@ -22,6 +23,9 @@ func (p *Pipeline) Wish(ctx context.Context, s desired.State, found []capture.Di
 }
 
 func (p *Pipeline) wish(ctx context.Context, s desired.State, found []capture.Disk) error {
+	if s.Point.Once != p.wished.Point.Once {
+		p.asked = time.Now()
+	}
 	p.wished = s
 	p.verifyRate.Store(s.Verify.Rate)
 	p.dropUnwanted(p.Now())
