@@ -23,7 +23,8 @@ type Recipe struct {
 	// drivers of real hardware; linux-image-amd64 has.
 	Kernel string
 	// KernelSuite is Debian's for the kernel alone: bullseye has 5.10, trixie 6.12, sid
-	// what is newest. Empty for that of everything else.
+	// what is newest. Empty for that of everything else. A kernel of sid brings everything
+	// else with it: the tools that it depends on need sid's libc.
 	KernelSuite string
 	// Packages are wanted besides.
 	Packages []string
@@ -50,6 +51,9 @@ const mib = 1 << 20
 func (r Recipe) complete() Recipe {
 	if r.Suite == "" {
 		r.Suite = "bookworm"
+		if r.KernelSuite == "sid" {
+			r.Suite = r.KernelSuite
+		}
 	}
 	if r.Kernel == "" {
 		r.Kernel = "linux-image-cloud-amd64"
