@@ -188,9 +188,14 @@ func (r *guestRig) free(file string, partitioned bool) *block.Set {
 		r.must(err)
 		return free
 	}
-	d.Device += fmt.Sprintf("?offset=%d", first)
+	d.FS = cmp.Or(r.kind.recipe.Root, guest.Ext4)
+	out, err := exec.CommandContext(r.t.Context(), "losetup", "--find", "--show", "--read-only", "--offset", strconv.Itoa(first), file).CombinedOutput()
+	d.Device = strings.TrimSpace(string(out))
+	if err != nil {
+		r.t.Fatalf("losetup: %v: %s", err, out)
+	}
 	within, err := d.Free(r.t.Context())
-	r.must(err)
+	r.must(errors.Join(err, exec.Command("losetup", "--detach", d.Device).Run()))
 	free := block.NewSet()
 	for e := range within.All() {
 		free.Add(block.Extent{Off: first + e.Off, Len: e.Len})

@@ -46,6 +46,19 @@ func (r *guestRig) offAndOn() {
 	r.wantSame(at, disks, journal)
 }
 
+// TestRootOnXFSCleanReboot: the file system that holds the journal's place, and by whose
+// superblock another system's visit is noticed, is another one.
+func TestRootOnXFSCleanReboot(t *testing.T) {
+	k := oneDisk()
+	k.recipe.Root = guest.XFS
+	r := protectedRootOf(t, k)
+	r.verifyFresh()
+	r.offAndOn()
+	r.wantEvent("clean-reboot")
+	r.wantFreeReboots()
+	r.cutAndResync(1)
+}
+
 // TestRootOnLVMCleanReboot: the same of a root on a logical volume; and somebody else who
 // mounts that, between two boots, is noticed.
 func TestRootOnLVMCleanReboot(t *testing.T) {
