@@ -70,6 +70,9 @@ func (r Recipe) complete() Recipe {
 	// Data disks may bear any of the three, whatever the root is.
 	r.Packages = append(slices.Clone(r.Packages), tools[Ext4], tools[XFS], tools[Btrfs])
 	r.Packages = append(r.Packages, basic...)
+	if r.Suite == "sid" {
+		r.Packages = append(r.Packages, "mount") // essential before
+	}
 	if r.Under != "" {
 		r.Packages = append(r.Packages, StackPackages...)
 	}
