@@ -33,10 +33,11 @@ type Health struct {
 	// RingBytes is the ring's size, RingUsed what of it is not yet given back.
 	RingBytes uint64 `json:"ring_bytes"`
 	RingUsed  uint64 `json:"ring_used"`
-	// RecursionMisses counts how often the kernel skipped the programs, since they
-	// were attached.
-	RecursionMisses uint64       `json:"recursion_misses"`
-	Disks           []DiskHealth `json:"disks"`
+	// Skipped counts how often the kernel skipped the programs and a loss was made of it,
+	// Rescued how often it skipped one and another stood in, since they were attached.
+	Skipped uint64       `json:"skipped"`
+	Rescued uint64       `json:"rescued"`
+	Disks   []DiskHealth `json:"disks"`
 }
 
 // Reason is the name of the loss, empty if there was none.
@@ -73,6 +74,6 @@ type Audit string
 const (
 	AuditEqual      Audit = "equal"
 	AuditPending    Audit = "pending"    // no quiet moment yet to compare in
-	AuditImpossible Audit = "impossible" // the device has no request queue, or the kernel is 7.0 or later
+	AuditImpossible Audit = "impossible" // the device has no request queue
 	AuditMissing    Audit = "difference" // more was issued than submitted
 )

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/understudy-dr/understudy/pkg/block"
 )
@@ -18,14 +19,14 @@ func (s *source) Health() (Health, error) {
 	}
 	defer unlock()
 	s.consume.Lock()
-	err = s.checkMisses()
+	_, err = s.checkMisses()
 	s.consume.Unlock()
 	if err != nil {
 		return Health{}, err
 	}
-	h := Health{RingBytes: s.ring.size(), RingUsed: s.ring.producer() - s.ring.consumer()}
-	if h.RecursionMisses, err = s.misses(); err != nil {
-		return Health{}, err
+	h := Health{
+		RingBytes: s.ring.size(), RingUsed: s.ring.producer() - s.ring.consumer(),
+		Skipped: atomic.LoadUint64(&s.state.Causes[causeRecursion]), Rescued: atomic.LoadUint64(&s.state.Rescued),
 	}
 	for _, t := range s.tracked {
 		d, err := s.diskHealth(t)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -121,47 +120,6 @@ func TestGoneDisk(t *testing.T) {
 		t.Fatalf("%+v", h.Disks[0])
 	}
 	lostNow(t, s)
-}
-
-// TestRecursionMiss: what the kernel skipped is lost at once, and so is all that
-// was captured and not yet delivered.
-func TestRecursionMiss(t *testing.T) {
-	d := newLoop(t, memory(t), 16<<20)
-	s := tracking(t, 1<<20, d)
-	writeAt(t, d, 0, 4096)
-	if n, lost, err := s.Poll(func(Record) bool { return true }); n != 1 || lost || err != nil {
-		t.Fatal(n, lost, err)
-	}
-	writeAt(t, d, 4096, 4096)
-	atomic.AddUint64(&s.state.Misses, ^uint64(0)) // the kernel counts one more than was known
-	if n, lost, err := s.Poll(func(Record) bool { return true }); n != 0 || !lost || err != nil {
-		t.Fatalf("%d records, lost %v, %v", n, lost, err)
-	}
-	reasonIs(t, s, RecursionMiss)
-	wholly(t, s, d)
-	s.Rewind()
-	if n, lost, err := s.Poll(func(Record) bool { return true }); n != 1 || !lost || err != nil {
-		t.Fatalf("after Rewind: %d records, lost %v, %v", n, lost, err)
-	}
-	rearm(t, s)
-	writeAt(t, d, 0, 4096)
-	if n, lost, err := s.Poll(func(Record) bool { return true }); n != 1 || lost || err != nil {
-		t.Fatal(n, lost, err)
-	}
-}
-
-// TestRecursionMissBeforeArm: what the kernel skipped since somebody last looked is in no
-// dirty map. Arming must not let it fall.
-func TestRecursionMissBeforeArm(t *testing.T) {
-	d := newLoop(t, memory(t), 16<<20)
-	s := tracking(t, 1<<20, d)
-	rearm(t, s)
-	must(t, s.Disarm())
-	atomic.AddUint64(&s.state.Misses, ^uint64(0)) // the kernel counts one more than was known
-	_, err := s.Arm(context.Background())
-	must(t, err)
-	reasonIs(t, s, "")
-	wholly(t, s, d)
 }
 
 // TestAudit: equal over all kinds of load, and a difference when a write went by.

@@ -15,6 +15,8 @@ import (
 // hooks names the programs that fit the running kernel. Empty: not needed.
 type hooks struct {
 	submit  string // sees each new bio
+	rescue  string // sees each new bio once more, should submit have been skipped
+	split   string // counts what submit sees besides
 	remap   string // sees bios that a driver sends on to another disk
 	issue   string // sees requests handed to a driver
 	requeue string // sees requests handed back
@@ -23,7 +25,10 @@ type hooks struct {
 
 // names of the chosen programs by role, which is how they are pinned.
 func (h hooks) names() map[string]string {
-	all := map[string]string{"submit": h.submit, "remap": h.remap, "issue": h.issue, "requeue": h.requeue, "failure": h.failure}
+	all := map[string]string{
+		"submit": h.submit, "rescue": h.rescue, "split": h.split, "remap": h.remap,
+		"issue": h.issue, "requeue": h.requeue, "failure": h.failure,
+	}
 	for role, name := range all {
 		if name == "" {
 			delete(all, role)
@@ -43,7 +48,8 @@ type kernel struct {
 }
 
 // kprobeSince is the first major version whose tracepoints are preemptible, so
-// that their recursion guard drops writes.
+// that their recursion guard drops writes. It drops some of a kprobe's, too, but seldom
+// those of both.
 const kprobeSince = 7
 
 func inspectKernel() (*kernel, error) {
@@ -91,7 +97,7 @@ func (k *kernel) chooseHooks(types *btf.Spec) error {
 	case major >= kprobeSince && !whole:
 		return fmt.Errorf("%w: kernel %s has no bpf_probe_read_kernel_dynptr; use a kernel built with CONFIG_BPF_EVENTS", ErrUnsupported, k.release)
 	case major >= kprobeSince:
-		h.submit = bpf.CaptureProgSubmitWhole
+		h.submit, h.rescue, h.split = bpf.CaptureProgSubmitWhole, bpf.CaptureProgRescueWhole, bpf.CaptureProgCountSplit
 	case whole:
 		h.submit, h.remap = bpf.CaptureProgQueueWhole, bpf.CaptureProgRemapWhole
 	case k.bitwise:
@@ -198,6 +204,9 @@ func (k *kernel) configure(spec *ebpf.CollectionSpec, linearBase uint64) error {
 		if !keep[name] {
 			delete(spec.Programs, name)
 		}
+	}
+	if k.hooks.rescue == "" {
+		delete(spec.Maps, bpf.CaptureMapTokens) // older kernels do not know its kind
 	}
 	return nil
 }

@@ -92,7 +92,7 @@ func loadError(k *kernel, err error) error {
 // attach hooks the programs in. Submission comes last: from then on writes of
 // tracked disks are seen, and their issue already is.
 func (o *objects) attach() error {
-	for _, role := range []string{"failure", "requeue", "issue", "remap", "submit"} {
+	for _, role := range []string{"failure", "requeue", "issue", "remap", "rescue", "split", "submit"} {
 		p := o.programs[role]
 		if p == nil {
 			continue

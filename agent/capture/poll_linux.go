@@ -2,7 +2,6 @@ package capture
 
 import (
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/understudy-dr/understudy/agent/capture/bpf"
@@ -45,7 +44,8 @@ func (s *source) Poll(fn func(Record) (taken bool)) (n int, lost bool, err error
 	// before a record before end, was lost before end was read.
 	broken := s.broken()
 	end := s.ring.producer()
-	if err := s.checkMisses(); err != nil {
+	if pending, err := s.checkMisses(); err != nil || pending {
+		s.ring.behind = true
 		return 0, false, err
 	}
 	reserved := end
@@ -103,61 +103,6 @@ func (s *source) record(h *bpf.CaptureRecord, raw []byte, after uint64, boot tim
 		r.Data = raw[recordHeader:][:h.Bytes:h.Bytes]
 	}
 	return r, true, nil
-}
-
-// checkMisses makes a loss of every time that the kernel skipped a program.
-func (s *source) checkMisses() error {
-	misses, err := s.misses()
-	if err != nil || misses == atomic.LoadUint64(&s.state.Misses) {
-		return err
-	}
-	// Which write was missed is not known: it may lie before anything not yet
-	// delivered, and on any disk.
-	atomic.StoreUint64(&s.state.Cut, min(s.cut(), s.ring.at))
-	var all []uint32
-	for slot, t := range s.slots.Load() {
-		if t != nil {
-			all = append(all, uint32(slot))
-		}
-	}
-	s.lose(causeRecursion, all...)
-	atomic.StoreUint64(&s.state.Misses, misses)
-	s.log.Warn("the kernel skipped the capture program", "misses", misses)
-	return nil
-}
-
-// misses is how often the kernel skipped a program that captures.
-func (s *source) misses() (uint64, error) {
-	var sum uint64
-	for _, role := range []string{"submit", "remap"} {
-		p := s.programs[role]
-		if p == nil {
-			continue
-		}
-		stats, err := p.Stats()
-		if err != nil {
-			return 0, fmt.Errorf("reading what the kernel skipped of %s: %w", role, err)
-		}
-		sum += stats.RecursionMisses
-		sum += s.probeMisses(role)
-	}
-	return sum, nil
-}
-
-// probeMisses is how often a kprobe was hit while another was being handled.
-func (s *source) probeMisses(role string) uint64 {
-	l := s.links[role]
-	if l == nil || s.programs[role].Type().String() != "Kprobe" {
-		return 0
-	}
-	info, err := l.Info()
-	if err != nil || info.PerfEvent() == nil {
-		return 0
-	}
-	if k := info.PerfEvent().Kprobe(); k != nil {
-		return k.Missed
-	}
-	return 0
 }
 
 func (s *source) Position() uint64 {

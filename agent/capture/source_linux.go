@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
@@ -55,6 +56,7 @@ type source struct {
 	consume sync.Mutex
 	ring    *ring
 	open    openBios
+	uneven  time.Time // since when the counts of misses differ; zero: they do not
 	slots   atomic.Pointer[[maxDisks]*tracked]
 }
 
@@ -204,6 +206,9 @@ func (s *source) start(o Options, k *kernel) (err error) {
 	if err := s.attach(); err != nil {
 		return err
 	}
+	if s.state.Misses, s.state.Excused, err = s.misses(); err != nil { // one program was there before the other
+		return err
+	}
 	if err := s.pin(s.dir); err != nil {
 		return err
 	}
@@ -294,7 +299,7 @@ func (s *source) Arm(ctx context.Context) (Armed, error) {
 	}
 	pos := s.ring.drop()
 	s.open = openBios{}
-	if err := s.checkMisses(); err != nil { // skipped while map only: in doubt, and not of the new stretch
+	if err := s.settleMisses(); err != nil { // skipped while map only: in doubt, and not of the new stretch
 		return Armed{}, err
 	}
 	a := Armed{Generation: s.arm(), Ring: s.state.RingId, Pos: pos}

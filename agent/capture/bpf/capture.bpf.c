@@ -19,6 +19,7 @@
 #include "mark.h"
 #include "copy_pieces.h"
 #include "copy_whole.h"
+#include "rescue.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
@@ -227,7 +228,8 @@ int remap_whole(__u64 *ctx)
  * From 7.0 tracepoints are preemptible and their recursion guard drops the write
  * of a task that preempted another inside the hook: probe the function instead,
  * submit_bio_noacct_nocheck(bio, split). It sees remapped bios by itself, and the
- * rest of a split bio a second time, which is to be skipped.
+ * rest of a split bio a second time, which is to be skipped. What the kprobe does not
+ * see the tracepoint does (rescue.h).
  */
 #define PT_REGS_FIRST(ctx) (arm64 ? (ctx)[0] : (ctx)[112 / 8])
 #define PT_REGS_SECOND(ctx) (arm64 ? (ctx)[1] : (ctx)[104 / 8])
@@ -240,9 +242,36 @@ int submit_whole(__u64 *ctx)
 	struct bio *bio = bpf_rdonly_cast((void *)PT_REGS_FIRST(ctx), bpf_core_type_id_kernel(struct bio));
 	bool split = PT_REGS_SECOND(ctx) & 1;
 
-	if (split && bio->bi_flags & trace_completion)
-		return 0;
+	if (bio->bi_flags & trace_completion) {
+		__sync_fetch_and_add(split ? &self.rests : &self.others, 1);
+		if (split)
+			return 0;
+	} else {
+		leave_token(bio);
+	}
 	return capture(bio, FORM_616);
+}
+
+extern void bpf_preempt_disable(void) __ksym __weak;
+extern void bpf_preempt_enable(void) __ksym __weak;
+
+SEC("tp_btf/block_bio_queue")
+int rescue_whole(__u64 *ctx)
+{
+	struct bio *bio = (struct bio *)ctx[0];
+
+	bpf_preempt_disable(); /* or whoever preempts this one finds the program in use */
+	if (!take_token(bio))
+		capture(bio, FORM_616);
+	bpf_preempt_enable();
+	return 0;
+}
+
+SEC("tp_btf/block_split")
+int count_split(__u64 *ctx)
+{
+	__sync_fetch_and_add(&self.splits, 1);
+	return 0;
 }
 
 /*

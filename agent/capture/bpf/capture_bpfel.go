@@ -80,8 +80,19 @@ type CaptureState struct {
 	Misses      uint64
 	Cut         uint64
 	Bits        uint64
+	Rescued     uint64
+	Untold      uint64
+	Splits      uint64
+	Rests       uint64
+	Others      uint64
+	Excused     uint64
 	Causes      [16]uint64
 	CausesArmed [16]uint64
+}
+
+type CaptureToken struct {
+	_   structs.HostLayout
+	Bio uint64
 }
 
 // Names of all BPF objects in the ELF.
@@ -96,8 +107,10 @@ const (
 	CaptureMapNames           = "names"
 	CaptureMapRing            = "ring"
 	CaptureMapScratches       = "scratches"
+	CaptureMapTokens          = "tokens"
 	CaptureProgCompleteBits   = "complete_bits"
 	CaptureProgCompleteBytes  = "complete_bytes"
+	CaptureProgCountSplit     = "count_split"
 	CaptureProgIssueQ         = "issue_q"
 	CaptureProgIssueRq        = "issue_rq"
 	CaptureProgQueuePieces    = "queue_pieces"
@@ -108,6 +121,7 @@ const (
 	CaptureProgRemapWhole     = "remap_whole"
 	CaptureProgRequeueQ       = "requeue_q"
 	CaptureProgRequeueRq      = "requeue_rq"
+	CaptureProgRescueWhole    = "rescue_whole"
 	CaptureProgSubmitWhole    = "submit_whole"
 	CaptureVarArm64           = "arm64"
 	CaptureVarDisks           = "disks"
@@ -162,6 +176,7 @@ type CaptureSpecs struct {
 type CaptureProgramSpecs struct {
 	CompleteBits  *ebpf.ProgramSpec `ebpf:"complete_bits"`
 	CompleteBytes *ebpf.ProgramSpec `ebpf:"complete_bytes"`
+	CountSplit    *ebpf.ProgramSpec `ebpf:"count_split"`
 	IssueQ        *ebpf.ProgramSpec `ebpf:"issue_q"`
 	IssueRq       *ebpf.ProgramSpec `ebpf:"issue_rq"`
 	QueuePieces   *ebpf.ProgramSpec `ebpf:"queue_pieces"`
@@ -172,6 +187,7 @@ type CaptureProgramSpecs struct {
 	RemapWhole    *ebpf.ProgramSpec `ebpf:"remap_whole"`
 	RequeueQ      *ebpf.ProgramSpec `ebpf:"requeue_q"`
 	RequeueRq     *ebpf.ProgramSpec `ebpf:"requeue_rq"`
+	RescueWhole   *ebpf.ProgramSpec `ebpf:"rescue_whole"`
 	SubmitWhole   *ebpf.ProgramSpec `ebpf:"submit_whole"`
 }
 
@@ -187,6 +203,7 @@ type CaptureMapSpecs struct {
 	Names     *ebpf.MapSpec `ebpf:"names"`
 	Ring      *ebpf.MapSpec `ebpf:"ring"`
 	Scratches *ebpf.MapSpec `ebpf:"scratches"`
+	Tokens    *ebpf.MapSpec `ebpf:"tokens"`
 }
 
 // CaptureVariableSpecs contains global variables before they are loaded into the kernel.
@@ -230,6 +247,7 @@ type CaptureMaps struct {
 	Names     *ebpf.Map `ebpf:"names"`
 	Ring      *ebpf.Map `ebpf:"ring"`
 	Scratches *ebpf.Map `ebpf:"scratches"`
+	Tokens    *ebpf.Map `ebpf:"tokens"`
 }
 
 func (m *CaptureMaps) Close() error {
@@ -242,6 +260,7 @@ func (m *CaptureMaps) Close() error {
 		m.Names,
 		m.Ring,
 		m.Scratches,
+		m.Tokens,
 	)
 }
 
@@ -264,6 +283,7 @@ type CaptureVariables struct {
 type CapturePrograms struct {
 	CompleteBits  *ebpf.Program `ebpf:"complete_bits"`
 	CompleteBytes *ebpf.Program `ebpf:"complete_bytes"`
+	CountSplit    *ebpf.Program `ebpf:"count_split"`
 	IssueQ        *ebpf.Program `ebpf:"issue_q"`
 	IssueRq       *ebpf.Program `ebpf:"issue_rq"`
 	QueuePieces   *ebpf.Program `ebpf:"queue_pieces"`
@@ -274,6 +294,7 @@ type CapturePrograms struct {
 	RemapWhole    *ebpf.Program `ebpf:"remap_whole"`
 	RequeueQ      *ebpf.Program `ebpf:"requeue_q"`
 	RequeueRq     *ebpf.Program `ebpf:"requeue_rq"`
+	RescueWhole   *ebpf.Program `ebpf:"rescue_whole"`
 	SubmitWhole   *ebpf.Program `ebpf:"submit_whole"`
 }
 
@@ -281,6 +302,7 @@ func (p *CapturePrograms) Close() error {
 	return _CaptureClose(
 		p.CompleteBits,
 		p.CompleteBytes,
+		p.CountSplit,
 		p.IssueQ,
 		p.IssueRq,
 		p.QueuePieces,
@@ -291,6 +313,7 @@ func (p *CapturePrograms) Close() error {
 		p.RemapWhole,
 		p.RequeueQ,
 		p.RequeueRq,
+		p.RescueWhole,
 		p.SubmitWhole,
 	)
 }

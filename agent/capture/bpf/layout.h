@@ -10,7 +10,7 @@
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
 
-#define LAYOUT 1
+#define LAYOUT 2
 #define MAX_DISKS 256
 #define MAX_EXCLUDES 4096 /* per disk; a power of two */
 #define CHUNK_BYTES 4096
@@ -68,6 +68,13 @@ struct state {
 	__u64 misses;     /* recursion misses that the agent has made a loss of */
 	__u64 cut;        /* ring position from which on nothing is to be trusted */
 	__u64 bits;       /* a dirty map holds bits, not bytes */
+	/* See rescue.h. */
+	__u64 rescued;    /* bios that the kprobe did not see */
+	__u64 untold;     /* bios that it saw and could not say so */
+	__u64 splits;     /* bios that were split... */
+	__u64 rests;      /* ...and what was left of them, as the kprobe saw it */
+	__u64 others;     /* bios that were submitted once more for any other cause */
+	__u64 excused;    /* the agent's, beside misses: rests that were skipped by then */
 	__u64 causes[CAUSES];
 	__u64 causes_armed[CAUSES]; /* causes as they stood when the agent armed */
 };
