@@ -60,7 +60,8 @@ type DiskHealth struct {
 	// the dirty map forgotten.
 	Suspect bool `json:"suspect,omitempty"`
 	// Submitted and Issued count bytes of WRITE that entered the block layer and
-	// that reached the driver, since the programs were attached.
+	// that reached the driver, since the programs were attached. Zero where they cannot be
+	// compared.
 	Submitted uint64 `json:"submitted"`
 	Issued    uint64 `json:"issued"`
 	// Audit says whether the two could be compared.
