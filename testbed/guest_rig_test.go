@@ -3,6 +3,7 @@
 package testbed
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,6 +40,7 @@ type guestKind struct {
 	seed   int          // megabytes that each file system holds from the beginning
 	pause  time.Duration
 	quiet  bool         // the workload is not started
+	spill  int64        // of the agent's journal, bytes; 0 for 64 MiB
 	plain  bool         // the agent has its own budgets, not small ones
 	others []guest.Disk // not protected, behind the others
 	cable  string       // to another guest
@@ -92,7 +94,7 @@ func (k guestKind) units() string {
 	for _, d := range k.data {
 		mounts = append(mounts, d[strings.LastIndex(d, "=")+1:])
 	}
-	budget, atBoot := "--spill-bytes 67108864 --memory-bytes 33554432 --ring-bytes 33554432", "agent load"
+	budget, atBoot := fmt.Sprintf("--spill-bytes %d --memory-bytes 33554432 --ring-bytes 33554432", cmp.Or(k.spill, 64*mib)), "agent load"
 	if k.plain {
 		budget = ""
 	}

@@ -90,6 +90,7 @@ func newMatrixRig(t *testing.T, suite string, bus guest.Bus, s stack) *matrixRig
 		recipe: guest.Recipe{KernelSuite: suite, Packages: stackTools},
 		disks:  []guest.Disk{{Name: "a", Size: s.size, Bus: bus}, {Name: "b", Size: s.size, Bus: bus}},
 		nodes:  nodes[bus], make: onDisks(nodes[bus], s.make), seed: 2, pause: 100 * time.Millisecond, quiet: true,
+		spill: 256 * mib, // an emulated agent is slower than what it protects
 	}
 	for _, d := range s.data {
 		name, _, _ := strings.Cut(d, "=")

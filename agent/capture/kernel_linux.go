@@ -16,7 +16,7 @@ import (
 type hooks struct {
 	submit  string // sees each new bio
 	rescue  string // sees each new bio once more, should submit have been skipped
-	split   string // counts what submit sees besides
+	split   string // sees bios that are split
 	remap   string // sees bios that a driver sends on to another disk
 	issue   string // sees requests handed to a driver
 	requeue string // sees requests handed back
@@ -97,7 +97,7 @@ func (k *kernel) chooseHooks(types *btf.Spec) error {
 	case major >= kprobeSince && !whole:
 		return fmt.Errorf("%w: kernel %s has no bpf_probe_read_kernel_dynptr; use a kernel built with CONFIG_BPF_EVENTS", ErrUnsupported, k.release)
 	case major >= kprobeSince:
-		h.submit, h.rescue, h.split = bpf.CaptureProgSubmitWhole, bpf.CaptureProgRescueWhole, bpf.CaptureProgCountSplit
+		h.submit, h.rescue, h.split = bpf.CaptureProgSubmitWhole, bpf.CaptureProgRescueWhole, bpf.CaptureProgExpectRest
 	case whole:
 		h.submit, h.remap = bpf.CaptureProgQueueWhole, bpf.CaptureProgRemapWhole
 	case k.bitwise:

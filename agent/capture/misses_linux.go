@@ -17,16 +17,12 @@ const rescueWithin = time.Second
 // write that one of them missed may still be on its way to the other, and until that is
 // known nothing may be delivered. consume is held.
 func (s *source) checkMisses() (pending bool, err error) {
-	misses, excuses, err := s.misses()
-	if err != nil {
+	misses, err := s.misses()
+	if err != nil || misses == atomic.LoadUint64(&s.state.Misses) {
+		s.uneven = time.Time{}
 		return false, err
 	}
-	more, excused := misses-atomic.LoadUint64(&s.state.Misses), excuses-s.state.Excused
-	if more == 0 || more == excused && atomic.LoadUint64(&s.state.Others) == 0 {
-		s.take(misses, excuses)
-		return false, nil
-	}
-	if s.programs["rescue"] != nil {
+	if s.programs["rescue"] != nil && int64(misses-atomic.LoadUint64(&s.state.Misses)) > 0 {
 		if s.uneven.IsZero() {
 			s.uneven = time.Now()
 		}
@@ -44,10 +40,10 @@ func (s *source) checkMisses() (pending bool, err error) {
 		}
 	}
 	s.lose(causeRecursion, all...)
-	s.take(misses, excuses)
-	s.log.Warn("the kernel skipped the capture program", "skipped", int64(more), "excused", int64(excused),
-		"rescued", atomic.LoadUint64(&s.state.Rescued), "untold", atomic.LoadUint64(&s.state.Untold),
-		"splits", atomic.LoadUint64(&s.state.Splits), "rests", atomic.LoadUint64(&s.state.Rests), "others", atomic.LoadUint64(&s.state.Others))
+	atomic.StoreUint64(&s.state.Misses, misses)
+	s.uneven = time.Time{}
+	s.log.Warn("the kernel skipped the capture program", "misses", int64(misses), "rescued", atomic.LoadUint64(&s.state.Rescued),
+		"untold", atomic.LoadUint64(&s.state.Untold), "rests", atomic.LoadUint64(&s.state.Rests), "others", atomic.LoadUint64(&s.state.Others))
 	return false, nil
 }
 
@@ -62,26 +58,19 @@ func (s *source) settleMisses() error {
 	}
 }
 
-// take makes these counts the ones that are known.
-func (s *source) take(misses, excuses uint64) {
-	atomic.StoreUint64(&s.state.Misses, misses)
-	s.state.Excused = excuses
-	s.uneven = time.Time{}
-}
-
-// misses is how often the kernel skipped all programs that capture a bio, and how often
-// that is excused since there was nothing to capture. Where programs stand in for each
-// other (bpf/rescue.h) both are differences of counts that are not read at once, and off
-// for a moment, in either direction.
-func (s *source) misses() (misses, excuses uint64, err error) {
+// misses is how often the kernel skipped all programs that capture a bio. Where one
+// stands in for another (bpf/rescue.h) that is a difference of counts which are not read
+// at once. What was rescued is read first, so that it is never more than was skipped: the
+// difference can be too great for a moment, and so hides nothing. If it is too small, the
+// counts are wrong, and that is a loss at once.
+func (s *source) misses() (uint64, error) {
+	rescued, rests := atomic.LoadUint64(&s.state.Rescued), atomic.LoadUint64(&s.state.Rests)
 	submit, err1 := s.skipped("submit")
 	remap, err2 := s.skipped("remap")
-	split, err3 := s.skipped("split")
-	if err := errors.Join(err1, err2, err3); err != nil {
-		return 0, 0, err
+	if atomic.LoadUint64(&s.state.Others) != 0 {
+		rests = 0
 	}
-	misses = submit + remap + atomic.LoadUint64(&s.state.Untold) - atomic.LoadUint64(&s.state.Rescued)
-	return misses, split + atomic.LoadUint64(&s.state.Splits) - atomic.LoadUint64(&s.state.Rests), nil
+	return submit + remap + atomic.LoadUint64(&s.state.Untold) - rescued - rests, errors.Join(err1, err2)
 }
 
 // skipped is how often the kernel skipped one program, if there is one in this role.

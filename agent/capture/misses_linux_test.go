@@ -89,6 +89,18 @@ func TestNothingIsDeliveredWhileAWriteMayBeRescued(t *testing.T) {
 	wholly(t, s, d)
 }
 
+// TestMoreRescuedThanSkipped: then nothing that is counted can be believed.
+func TestMoreRescuedThanSkipped(t *testing.T) {
+	d := newLoop(t, memory(t), 16<<20)
+	s := tracking(t, 1<<20, d)
+	writeAt(t, d, 0, 4096)
+	atomic.AddUint64(&s.state.Rescued, 1)
+	if n, lost, err := s.Poll(func(Record) bool { return true }); n != 0 || !lost || err != nil {
+		t.Fatalf("%d records, lost %v, %v", n, lost, err)
+	}
+	reasonIs(t, s, RecursionMiss)
+}
+
 // TestSkippedRestsAreExcused, which have been captured with the whole; unless bios come
 // twice for other causes, too.
 func TestSkippedRestsAreExcused(t *testing.T) {
@@ -96,9 +108,8 @@ func TestSkippedRestsAreExcused(t *testing.T) {
 		t.Run(fmt.Sprint(others), func(t *testing.T) {
 			d := newLoop(t, memory(t), 16<<20)
 			s := tracking(t, 1<<20, d)
-			s.state.Others = others
 			skip(s)
-			s.state.Excused-- // a split more, and its rest was not seen
+			s.state.Rests, s.state.Others = 1, others
 			s.uneven = time.Now().Add(-rescueWithin)
 			if n, lost, err := s.Poll(func(Record) bool { return true }); n != 0 || lost != (others > 0) || err != nil {
 				t.Errorf("%d records, lost %v, %v", n, lost, err)

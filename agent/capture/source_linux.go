@@ -206,7 +206,7 @@ func (s *source) start(o Options, k *kernel) (err error) {
 	if err := s.attach(); err != nil {
 		return err
 	}
-	if s.state.Misses, s.state.Excused, err = s.misses(); err != nil { // one program was there before the other
+	if s.state.Misses, err = s.misses(); err != nil { // one program was there before the other
 		return err
 	}
 	if err := s.pin(s.dir); err != nil {

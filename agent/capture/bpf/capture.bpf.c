@@ -242,13 +242,12 @@ int submit_whole(__u64 *ctx)
 	struct bio *bio = bpf_rdonly_cast((void *)PT_REGS_FIRST(ctx), bpf_core_type_id_kernel(struct bio));
 	bool split = PT_REGS_SECOND(ctx) & 1;
 
-	if (bio->bi_flags & trace_completion) {
-		__sync_fetch_and_add(split ? &self.rests : &self.others, 1);
-		if (split)
-			return 0;
-	} else {
+	if (!(bio->bi_flags & trace_completion))
 		leave_token(bio);
-	}
+	else if (split)
+		return rest_came();
+	else
+		__sync_fetch_and_add(&self.others, 1);
 	return capture(bio, FORM_616);
 }
 
@@ -268,10 +267,9 @@ int rescue_whole(__u64 *ctx)
 }
 
 SEC("tp_btf/block_split")
-int count_split(__u64 *ctx)
+int expect_rest(__u64 *ctx)
 {
-	__sync_fetch_and_add(&self.splits, 1);
-	return 0;
+	return rest_will_come();
 }
 
 /*

@@ -82,17 +82,16 @@ type CaptureState struct {
 	Bits        uint64
 	Rescued     uint64
 	Untold      uint64
-	Splits      uint64
 	Rests       uint64
 	Others      uint64
-	Excused     uint64
 	Causes      [16]uint64
 	CausesArmed [16]uint64
 }
 
 type CaptureToken struct {
-	_   structs.HostLayout
-	Bio uint64
+	_    structs.HostLayout
+	Bio  uint64
+	Rest uint64
 }
 
 // Names of all BPF objects in the ELF.
@@ -110,7 +109,7 @@ const (
 	CaptureMapTokens          = "tokens"
 	CaptureProgCompleteBits   = "complete_bits"
 	CaptureProgCompleteBytes  = "complete_bytes"
-	CaptureProgCountSplit     = "count_split"
+	CaptureProgExpectRest     = "expect_rest"
 	CaptureProgIssueQ         = "issue_q"
 	CaptureProgIssueRq        = "issue_rq"
 	CaptureProgQueuePieces    = "queue_pieces"
@@ -176,7 +175,7 @@ type CaptureSpecs struct {
 type CaptureProgramSpecs struct {
 	CompleteBits  *ebpf.ProgramSpec `ebpf:"complete_bits"`
 	CompleteBytes *ebpf.ProgramSpec `ebpf:"complete_bytes"`
-	CountSplit    *ebpf.ProgramSpec `ebpf:"count_split"`
+	ExpectRest    *ebpf.ProgramSpec `ebpf:"expect_rest"`
 	IssueQ        *ebpf.ProgramSpec `ebpf:"issue_q"`
 	IssueRq       *ebpf.ProgramSpec `ebpf:"issue_rq"`
 	QueuePieces   *ebpf.ProgramSpec `ebpf:"queue_pieces"`
@@ -283,7 +282,7 @@ type CaptureVariables struct {
 type CapturePrograms struct {
 	CompleteBits  *ebpf.Program `ebpf:"complete_bits"`
 	CompleteBytes *ebpf.Program `ebpf:"complete_bytes"`
-	CountSplit    *ebpf.Program `ebpf:"count_split"`
+	ExpectRest    *ebpf.Program `ebpf:"expect_rest"`
 	IssueQ        *ebpf.Program `ebpf:"issue_q"`
 	IssueRq       *ebpf.Program `ebpf:"issue_rq"`
 	QueuePieces   *ebpf.Program `ebpf:"queue_pieces"`
@@ -302,7 +301,7 @@ func (p *CapturePrograms) Close() error {
 	return _CaptureClose(
 		p.CompleteBits,
 		p.CompleteBytes,
-		p.CountSplit,
+		p.ExpectRest,
 		p.IssueQ,
 		p.IssueRq,
 		p.QueuePieces,

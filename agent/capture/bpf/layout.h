@@ -71,10 +71,8 @@ struct state {
 	/* See rescue.h. */
 	__u64 rescued;    /* bios that the kprobe did not see */
 	__u64 untold;     /* bios that it saw and could not say so */
-	__u64 splits;     /* bios that were split... */
-	__u64 rests;      /* ...and what was left of them, as the kprobe saw it */
-	__u64 others;     /* bios that were submitted once more for any other cause */
-	__u64 excused;    /* the agent's, beside misses: rests that were skipped by then */
+	__u64 rests;      /* rests of split bios that it did not see */
+	__u64 others;     /* bios that came once more for any other cause */
 	__u64 causes[CAUSES];
 	__u64 causes_armed[CAUSES]; /* causes as they stood when the agent armed */
 };

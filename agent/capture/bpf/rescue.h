@@ -9,9 +9,10 @@
  * stood in are the same number; the agent holds them against each other, and what both
  * missed is a loss with a name.
  *
- * What is left of a split bio comes to the kprobe alone, for nothing; that one of those
- * was skipped shows by the number of splits. It is an excuse as long as there is no other
- * reason why a bio comes twice: a throttled one may be a rest, and is not known for one.
+ * What is left of a split bio comes to the kprobe alone, to be passed over. That one of
+ * those was skipped, and nothing with it, is known by the task's next step: it was told
+ * to expect the rest when the bio was split. This counts as long as no bio comes twice
+ * for another cause, since the rest of a throttled one comes late and as such.
  *
  * What goes wrong with a token (no memory for it; an interrupt that submits between the
  * hooks; one left behind by a tracepoint that was skipped) captures a write twice, which
@@ -23,6 +24,7 @@
 
 struct token {
 	__u64 bio;
+	__u64 rest; /* is expected */
 };
 
 struct {
@@ -32,22 +34,36 @@ struct {
 	__type(value, struct token);
 } tokens SEC(".maps");
 
+static __always_inline struct token *task_token(__u64 flags)
+{
+	return bpf_task_storage_get(&tokens, bpf_get_current_task_btf(), NULL, flags);
+}
+
+/* The task goes on: a rest that it expects by now was skipped. */
+static __always_inline void go_on(struct token *t, bool rest)
+{
+	if (t->rest)
+		__sync_fetch_and_add(&self.rests, 1);
+	t->rest = rest;
+}
+
 /* Says that the kprobe has seen the bio. */
 static __always_inline void leave_token(struct bio *bio)
 {
-	struct token *t = bpf_task_storage_get(&tokens, bpf_get_current_task_btf(), NULL,
-					       BPF_LOCAL_STORAGE_GET_F_CREATE);
+	struct token *t = task_token(BPF_LOCAL_STORAGE_GET_F_CREATE);
 
-	if (t)
-		t->bio = (__u64)bio;
-	else
+	if (!t) {
 		__sync_fetch_and_add(&self.untold, 1);
+		return;
+	}
+	go_on(t, false);
+	t->bio = (__u64)bio;
 }
 
 /* Whether the kprobe has seen the bio. */
 static __always_inline bool take_token(struct bio *bio)
 {
-	struct token *t = bpf_task_storage_get(&tokens, bpf_get_current_task_btf(), NULL, 0);
+	struct token *t = task_token(0);
 
 	if (t && t->bio == (__u64)bio) {
 		t->bio = 0;
@@ -55,4 +71,22 @@ static __always_inline bool take_token(struct bio *bio)
 	}
 	__sync_fetch_and_add(&self.rescued, 1);
 	return false;
+}
+
+static __always_inline int rest_will_come(void)
+{
+	struct token *t = task_token(BPF_LOCAL_STORAGE_GET_F_CREATE);
+
+	if (t)
+		go_on(t, true);
+	return 0;
+}
+
+static __always_inline int rest_came(void)
+{
+	struct token *t = task_token(0);
+
+	if (t)
+		t->rest = 0;
+	return 0;
 }
