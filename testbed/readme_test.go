@@ -170,7 +170,7 @@ func (r *reader) protectedAndTried() failover.Failover {
 		r.t.Errorf("verify says %s", out)
 	}
 	time.Sleep(time.Until(protected.Add(5 * time.Minute))) // there must be points of 90 s ago
-	moment := time.Now().Add(-5 * time.Second).Format("15:04:05")
+	moment := time.Now().Add(-30 * time.Second).Format("15:04:05")
 	files := r.failover(r.words("understudy failover test web1 --point", "web1", r.machine, "14:03:20", moment))
 	if len(files.Copies) != 2 {
 		r.t.Errorf("copies: %+v", files.Copies)

@@ -153,19 +153,19 @@ func (r *guestRig) asTheyAre() map[string]string {
 // for where the journal lies, and what lay in free space before protection.
 func (r *guestRig) wantSame(at time.Time, disks map[string]string, journal []extent) {
 	r.t.Helper()
-	point := r.wantSameAt(at.Format(time.RFC3339Nano), disks, journal)
+	point := r.wantSameAt(at.Format(time.RFC3339Nano), disks, journal, lab.SameBut)
 	r.t.Logf("point of %s for the stop before %s", point.Format("15:04:05.000"), at.Format("15:04:05.000"))
 }
 
 // wantSameAt is wantSame for any point, and returns its time.
-func (r *guestRig) wantSameAt(point string, disks map[string]string, journal []extent) time.Time {
+func (r *guestRig) wantSameAt(point string, disks map[string]string, journal []extent, same func(source, replica string, free *block.Set) error) time.Time {
 	r.t.Helper()
 	got := r.recover(point)
 	files, err := got.Files([]*lab.Disk{r.disks[0], r.root})
 	r.must(err)
 	r.must(errors.Join(blank(disks["root"], journal), blank(files["root"], journal)))
 	for name, file := range files {
-		if err := lab.SameBut(disks[name], file, r.free(disks[name], name == "root")); err != nil {
+		if err := same(disks[name], file, r.free(disks[name], name == "root")); err != nil {
 			r.t.Errorf("disk %s: %v", name, err)
 		}
 		r.must(os.Remove(disks[name]))

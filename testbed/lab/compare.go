@@ -21,6 +21,16 @@ func SameBytes(a, b string) error { return SameBut(a, b, block.NewSet()) }
 // SameBut is SameBytes where a replica may hold zeros instead of what a source has in
 // these extents.
 func SameBut(source, replica string, free *block.Set) error {
+	return same(source, replica, func(e block.Extent, got []byte) bool { return free.Covers(e) && block.IsZero(got) })
+}
+
+// SameUsed is SameBytes but for these extents, whatever they hold.
+func SameUsed(source, replica string, free *block.Set) error {
+	return same(source, replica, func(e block.Extent, _ []byte) bool { return free.Covers(e) })
+}
+
+// same compares two disks but for sectors that may differ.
+func same(source, replica string, may func(where block.Extent, got []byte) bool) error {
 	fa, err := os.OpenFile(source, os.O_RDONLY|unix.O_DIRECT, 0)
 	if err != nil {
 		return err
@@ -47,7 +57,7 @@ func SameBut(source, replica string, free *block.Set) error {
 		if err := errors.Join(errA, errB); err != nil || n != m {
 			return fmt.Errorf("reading at %d: %d and %d bytes: %w", off, n, m, err)
 		}
-		d.look(off, bufA[:n], bufB[:n], free)
+		d.look(off, bufA[:n], bufB[:n], may)
 	}
 	if d.blocks > 0 {
 		return fmt.Errorf("%s and %s differ in %d blocks, first at byte %d: %s", source, replica, d.blocks, d.first, d.sides)
@@ -63,7 +73,7 @@ type difference struct {
 }
 
 // look compares what both disks hold at off.
-func (d *difference) look(off int64, a, b []byte, free *block.Set) {
+func (d *difference) look(off int64, a, b []byte, may func(block.Extent, []byte) bool) {
 	if bytes.Equal(a, b) {
 		return
 	}
@@ -71,7 +81,7 @@ func (d *difference) look(off int64, a, b []byte, free *block.Set) {
 		for j := i; j < min(i+slotSize, len(a)); j += block.SectorSize {
 			x, y := a[j:j+block.SectorSize], b[j:j+block.SectorSize]
 			where := block.Extent{Off: off + int64(j), Len: block.SectorSize}
-			if bytes.Equal(x, y) || free.Covers(where) && block.IsZero(y) {
+			if bytes.Equal(x, y) || may(where, y) {
 				continue
 			}
 			if d.blocks++; d.blocks == 1 {
