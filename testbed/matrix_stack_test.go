@@ -9,7 +9,6 @@ import (
 // stack is what stands on a guest's two disks, $A and $B, and is written to as one and
 // two, or as one alone.
 type stack struct {
-	name string
 	size int64    // of each disk, bytes
 	data []string // NAME=FS of what is written to
 	// make builds it and mounts it at /srv/NAME; during is done while it is written to;

@@ -15,7 +15,7 @@ import (
 // made as an application-consistent one is, but the file systems stay frozen until the
 // vault has everything up to it, and then the machine is switched off as it is. So nobody
 // is told of a write that the replica does not have, and the disks hold what the point
-// shows.
+// shows, but for free space: a frozen file system may still be trimmed.
 //
 // That it will switch itself off the agent says once, before it does, and does it whether
 // or not it was heard: two of one machine must never run. If anything fails before, all is
