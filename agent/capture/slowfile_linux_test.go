@@ -81,7 +81,7 @@ func (f *slowFile) serve() {
 		if err == unix.EINTR || err == unix.ENOENT {
 			continue
 		}
-		if err != nil || n < fuseHeader { // it is unmounted
+		if err != nil {
 			return
 		}
 		go f.answer(buf[:n])
