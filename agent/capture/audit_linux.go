@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/understudy-dr/understudy/agent/capture/bpf"
 )
 
@@ -30,7 +32,7 @@ type audit struct {
 }
 
 func (s *source) audit(t *tracked) (Audit, error) {
-	if s.programs["issue"] == nil || s.programs["submit"].Type().String() == "Kprobe" || !requestBased(t.Disk) {
+	if s.programs["issue"] == nil || s.programs["submit"].Type() == ebpf.Kprobe || !requestBased(t.Disk) {
 		return AuditImpossible, nil
 	}
 	disk := &s.disks[t.slot]

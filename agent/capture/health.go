@@ -75,6 +75,6 @@ type Audit string
 const (
 	AuditEqual      Audit = "equal"
 	AuditPending    Audit = "pending"    // no quiet moment yet to compare in
-	AuditImpossible Audit = "impossible" // the device has no request queue
+	AuditImpossible Audit = "impossible" // the device has no request queue, or the kernel is 7.0 or later
 	AuditMissing    Audit = "difference" // more was issued than submitted
 )
