@@ -2,10 +2,12 @@ package capture
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +25,11 @@ type slowFile struct {
 	arrived chan struct{} // one for each write that waits at the gate
 }
 
+// slowFiles is where the number of the last device was looked for.
+var slowFiles atomic.Int64
+
+func init() { slowFiles.Store(512) }
+
 func newSlowFile(t *testing.T, size int) *slowFile {
 	t.Helper()
 	needRoot(t)
@@ -30,6 +37,11 @@ func newSlowFile(t *testing.T, size int) *slowFile {
 	if err != nil {
 		t.Skipf("a disk with slow writes needs FUSE: %v", err)
 	}
+	// A number of its own, for good: what still serves for the test before would read the
+	// requests of this one from a number that is used again.
+	own, err := unix.FcntlInt(uintptr(dev), unix.F_DUPFD_CLOEXEC, int(slowFiles.Add(1)))
+	must(t, errors.Join(err, unix.Close(dev)))
+	dev = own
 	f := &slowFile{path: filepath.Join(t.TempDir(), "slow.img"), dev: dev, data: make([]byte, size), gate: make(chan struct{}), arrived: make(chan struct{}, 1024)}
 	close(f.gate)
 	must(t, os.WriteFile(f.path, nil, 0o600))
