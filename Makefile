@@ -108,7 +108,7 @@ GUESTS = TestGuestPowerCut|TestRootDiskCleanReboot
 guests-short: build guest-load
 	scripts/setup.sh test
 	scripts/setup.sh testbed
-	$(GO) test -count 1 -timeout 20m -tags testbed -run '^($(GUESTS))$$' -v ./testbed
+	$(GO) test -count 1 -timeout 30m -tags testbed -run '^($(GUESTS))$$' -v ./testbed
 
 # Kernels, buses and what disks are made of: each a guest that is protected, recovered and
 # judged, four minutes or so. The page is testbed/MATRIX.md. ONLY=PATTERN tries some.

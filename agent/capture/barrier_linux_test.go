@@ -17,8 +17,11 @@ import (
 func slowDisk(t *testing.T, off int64, text string) (d Disk, slow *slowFile, written *sync.WaitGroup) {
 	t.Helper()
 	slow = newSlowFile(t, 16<<20)
-	f, err := os.OpenFile(slow.path, os.O_RDWR, 0)
+	// Not by os.OpenFile: that has the kernel poll the file, inside the runtime, where the
+	// goroutine that answers may not run.
+	fd, err := unix.Open(slow.path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	must(t, err)
+	f := os.NewFile(uintptr(fd), slow.path)
 	_, err = f.Stat() // old kernels learn its size only so
 	must(t, err)
 	dev := attachLoop(t, f)

@@ -93,7 +93,7 @@ func (f *slowFile) serve() {
 		if err == unix.EINTR || err == unix.ENOENT {
 			continue
 		}
-		if err != nil {
+		if err != nil || n < fuseHeader { // nothing at all, where it is unmounted
 			return
 		}
 		go f.answer(buf[:n])

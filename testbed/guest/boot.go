@@ -140,6 +140,7 @@ func (g *Guest) Start(ctx context.Context) error {
 	if err := g.qemu.Start(); err != nil {
 		return err
 	}
+	go g.unstick()
 	return g.untilUp(ctx, "")
 }
 

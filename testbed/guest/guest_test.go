@@ -172,6 +172,25 @@ func TestRoots(t *testing.T) {
 	}
 }
 
+// TestCodeIsWrittenUnderLoad: a kernel that patches itself while it works goes on, though
+// qemu is left with code from before now and then (the log of the guest says when); and a
+// Retranslate without need changes nothing.
+func TestCodeIsWrittenUnderLoad(t *testing.T) {
+	g := boot(t, guest.Recipe{}, guest.Options{Disks: []guest.Disk{{Name: "data", Size: 64 << 20}}})
+	run(t, g, `mkfs.ext4 -q /dev/vdb; mount /dev/vdb /mnt; mount -t tracefs t /sys/kernel/tracing 2>/dev/null || true
+(while :; do dd if=/dev/zero of=/mnt/file bs=4k count=64 oflag=dsync; done) >/dev/null 2>&1 </dev/null &`)
+	if err := g.Retranslate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		start := time.Now()
+		run(t, g, `cd /sys/kernel/tracing/events/block; for i in $(seq 60); do for on in 1 0; do
+	for e in block_bio_queue block_rq_issue block_rq_complete; do echo $on >$e/enable; done
+done; done`)
+		t.Logf("round %d: %.0f s", i, time.Since(start).Seconds())
+	}
+}
+
 // TestKernels: kernels of other suites boot under the same userland, with what capture
 // needs. The generic one has netem.
 func TestKernels(t *testing.T) {

@@ -7,8 +7,9 @@ import (
 )
 
 // kernelLine is for a boot that is short under TCG: modules that look for hardware which
-// the processor only claims to have cost seconds. A panic ends in a reboot.
-const kernelLine = "root=LABEL=root rw console=ttyS0 quiet loglevel=4 net.ifnames=0 panic=1 mitigations=off cryptomgr.notests systemd.show_status=0 " +
+// the processor only claims to have cost seconds. A panic ends in a reboot. Code is always
+// at the same place: Retranslate knows it.
+const kernelLine = "root=LABEL=root rw console=ttyS0 quiet loglevel=4 net.ifnames=0 panic=1 nokaslr mitigations=off cryptomgr.notests systemd.show_status=0 " +
 	"modprobe.blacklist=kvm_amd,kvm_intel,kvm,powernow_k8,psmouse,bochs,i2c_piix4,parport_pc,floppy,serio_raw,evdev,qemu_fw_cfg," +
 	"aesni_intel,ghash_clmulni_intel,crct10dif_pclmul,crc32_pclmul,sha1_ssse3,sha256_ssse3,sha512_ssse3,ata_generic"
 

@@ -11,22 +11,38 @@ import (
 // command has qemu do something to the machine from outside, by QMP: one connection a
 // command, since there are few.
 func (g *Guest) command(ctx context.Context, name string, arguments map[string]any) error {
+	_, err := g.query(ctx, name, arguments)
+	return err
+}
+
+// monitor gives qemu a line of its monitor for humans, and returns what that prints.
+func (g *Guest) monitor(ctx context.Context, line string) (text string, err error) {
+	answer, err := g.query(ctx, "human-monitor-command", map[string]any{"command-line": line})
+	if err != nil {
+		return "", err
+	}
+	return text, json.Unmarshal(answer, &text)
+}
+
+func (g *Guest) query(ctx context.Context, name string, arguments map[string]any) (json.RawMessage, error) {
 	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", g.socket)
 	if err != nil {
-		return fmt.Errorf("guest %s: qemu's control socket: %w", g.Name, err)
+		return nil, fmt.Errorf("guest %s: qemu's control socket: %w", g.Name, err)
 	}
 	defer conn.Close()
 	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
-		return err
+		return nil, err
 	}
 	q := qmp{json.NewEncoder(conn), json.NewDecoder(conn)}
-	if err := q.do("qmp_capabilities", nil); err != nil {
-		return fmt.Errorf("guest %s: %w", g.Name, err)
+	_, err = q.do("qmp_capabilities", nil)
+	if err != nil {
+		return nil, fmt.Errorf("guest %s: %w", g.Name, err)
 	}
-	if err := q.do(name, arguments); err != nil {
-		return fmt.Errorf("guest %s: %w", g.Name, err)
+	answer, err := q.do(name, arguments)
+	if err != nil {
+		return nil, fmt.Errorf("guest %s: %w", g.Name, err)
 	}
-	return nil
+	return answer, nil
 }
 
 type qmp struct {
@@ -35,13 +51,13 @@ type qmp struct {
 }
 
 // do waits for the answer. A greeting and events come between.
-func (q qmp) do(name string, arguments map[string]any) error {
+func (q qmp) do(name string, arguments map[string]any) (json.RawMessage, error) {
 	request := map[string]any{"execute": name}
 	if arguments != nil {
 		request["arguments"] = arguments
 	}
 	if err := q.enc.Encode(request); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	for {
 		var answer struct {
@@ -51,13 +67,13 @@ func (q qmp) do(name string, arguments map[string]any) error {
 			} `json:"error"`
 		}
 		if err := q.dec.Decode(&answer); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		if answer.Error != nil {
-			return fmt.Errorf("%s: %s", name, answer.Error.Desc)
+			return nil, fmt.Errorf("%s: %s", name, answer.Error.Desc)
 		}
 		if answer.Return != nil {
-			return nil
+			return answer.Return, nil
 		}
 	}
 }
