@@ -97,7 +97,7 @@ testbed: build guest-load
 guest-load:
 	$(GO) build -trimpath -ldflags '-s -w' -o bin/guest-load ./testbed/guest/load
 
-SHORT = TestPrefixProof|TestReplicaEqualsSource|TestAgentKilledUnderLoad|TestControlPlaneKilledUnderLoad|TestRingOverflow|TestUncleanStop|TestGuestCannotTouchItsPast|TestServedEqualsMaterialised|TestVaultAloneIsEnough|TestDiskGrows|TestDiskGone|TestTwoAgentsWithOneIdentity|TestJournalOnAProtectedDisk|TestVerifyFindsEachSide|TestApplicationConsistentPoint|TestPostgreSQLPoint
+SHORT = TestPrefixProof|TestReplicaEqualsSource|TestAgentKilledUnderLoad|TestControlPlaneKilledUnderLoad|TestRingOverflow|TestUncleanStop|TestGuestCannotTouchItsPast|TestServedEqualsMaterialised|TestPointsAreLocked|TestVaultAloneIsEnough|TestDiskGrows|TestDiskGone|TestTwoAgentsWithOneIdentity|TestJournalOnAProtectedDisk|TestVerifyFindsEachSide|TestApplicationConsistentPoint|TestPostgreSQLPoint
 testbed-short: build
 	scripts/setup.sh test
 	scripts/setup.sh testbed

@@ -12,7 +12,7 @@ import (
 )
 
 func newPoint(o *operator) *cobra.Command {
-	return group("point", "Moments a machine can be brought back to", "", newPointList(o), newPointShow(o), newPointCreate(o))
+	return group("point", "Moments a machine can be brought back to", "", newPointList(o), newPointShow(o), newPointCreate(o), newPointLock(o), newPointUnlock(o))
 }
 
 type pointListOptions struct {
@@ -96,7 +96,7 @@ func newPointShow(o *operator) *cobra.Command {
 		Long:  "Shows which point is meant, and the disks it brings back.\n\n" + momentHelp + " The newest\npoint not after the moment is meant.",
 		Args:  exactArgs(2),
 		RunE: o.verb(func(ctx context.Context, c *client, out *printer, args []string) error {
-			p, err := get[api.PointDetail](ctx, c, machinePath(args[0])+"/points/"+url.PathEscape(pointSpec(args[1], time.Now())), nil)
+			p, err := get[api.PointDetail](ctx, c, pointPath(args[0], pointSpec(args[1], time.Now())), nil)
 			if err != nil {
 				return err
 			}
@@ -111,6 +111,9 @@ func drawPoint(t *table, p api.PointDetail) {
 	t.row("time", clockMillis(p.Time))
 	t.row("kind", p.Kind)
 	t.row("name", p.Name)
+	for _, name := range p.LockedBy {
+		t.row("locked by", name)
+	}
 	if p.Problem != "" {
 		t.row("not app", p.Problem)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -84,7 +83,7 @@ func awaitPoint(ctx context.Context, c *client, machine string, number uint64) (
 				return api.PointDetail{}, problem.New(problem.Conflict, "ask again", "point %d of %s was replaced by a later request before it was made", number, machine)
 			case made.Once == number:
 				var p api.PointDetail
-				p, err = get[api.PointDetail](ctx, c, machinePath(machine)+"/points/"+url.PathEscape(made.At.String()), nil)
+				p, err = get[api.PointDetail](ctx, c, pointPath(machine, made.At.String()), nil)
 				if err == nil {
 					return p, nil
 				}

@@ -71,12 +71,47 @@ func (p past) Point(ctx context.Context, id block.MachineID, spec string) (api.P
 		if d.Point, err = p.Resolve(ctx, id, q.Position.String()); err != nil {
 			return err
 		}
+		m, err := p.machine(ctx, id)
+		if err != nil {
+			return err
+		}
+		if d.LockedBy, err = m.Locks(ctx, q.Position); err != nil {
+			return vaultProblem(err)
+		}
 		for _, k := range v.Disks() {
 			d.Disks = append(d.Disks, api.PointDisk{ID: k.ID, Name: k.Name, Path: k.Path, Size: k.Size})
 		}
 		return nil
 	})
 	return d, err
+}
+
+// Lock implements api.Points.
+func (p past) Lock(ctx context.Context, id block.MachineID, spec, name string) (api.PointDetail, error) {
+	return p.relock(ctx, id, spec, name, (*vault.Machine).Lock)
+}
+
+// Unlock implements api.Points.
+func (p past) Unlock(ctx context.Context, id block.MachineID, spec, name string) (api.PointDetail, error) {
+	return p.relock(ctx, id, spec, name, (*vault.Machine).Unlock)
+}
+
+func (p past) relock(ctx context.Context, id block.MachineID, spec, name string, change func(*vault.Machine, context.Context, block.Position, string) error) (d api.PointDetail, err error) {
+	if name == heldName {
+		return d, problem.New(problem.Conflict, "commit or clean up the failover: understudy failover list", "the lock %q is the control plane's own", name)
+	}
+	m, err := p.machine(ctx, id)
+	if err != nil {
+		return d, err
+	}
+	q, err := m.PointAt(ctx, spec)
+	if err != nil {
+		return d, vaultProblem(err)
+	}
+	if err := change(m, ctx, q.Position, name); err != nil {
+		return d, vaultProblem(err)
+	}
+	return p.Point(ctx, id, q.Position.String())
 }
 
 // Resolve implements failover.Points.

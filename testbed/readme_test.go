@@ -166,6 +166,7 @@ func (r *reader) protectedAndTried() failover.Failover {
 	if out := r.operator(r.words("understudy point list web1", "web1", r.machine)); !strings.Contains(out, "before-upgrade") {
 		r.t.Errorf("the points are %s", out)
 	}
+	r.operator(r.words("understudy point lock web1", "web1", r.machine, "14:03:20", time.Now().Add(-10*time.Second).Format("15:04:05")))
 	if out := r.operator(r.words("understudy verify web1", "web1", r.machine)); !strings.Contains(out, "equal") {
 		r.t.Errorf("verify says %s", out)
 	}

@@ -56,6 +56,10 @@ type Points interface {
 	Points(ctx context.Context, machine block.MachineID, from, to time.Time, limit int) (History, error)
 	// Point is the point that is meant by latest, latest-app, an id, a name or a time.
 	Point(ctx context.Context, machine block.MachineID, spec string) (PointDetail, error)
+	// Lock keeps the point that is meant whatever the retention says, until Unlock of the
+	// same name. A lock that is there, or is not, is no error.
+	Lock(ctx context.Context, machine block.MachineID, spec, name string) (PointDetail, error)
+	Unlock(ctx context.Context, machine block.MachineID, spec, name string) (PointDetail, error)
 }
 
 // Failovers starts, shows and cleans up failovers.

@@ -80,6 +80,16 @@ func (s *site) Point(_ context.Context, _ block.MachineID, spec string) (PointDe
 	return PointDetail{}, problem.New(problem.PointUnknown, "", "no point %q", spec)
 }
 
+// Lock implements Points.
+func (s *site) Lock(ctx context.Context, id block.MachineID, spec, _ string) (PointDetail, error) {
+	return s.Point(ctx, id, spec)
+}
+
+// Unlock implements Points.
+func (s *site) Unlock(ctx context.Context, id block.MachineID, spec, _ string) (PointDetail, error) {
+	return s.Point(ctx, id, spec)
+}
+
 // Start implements Failovers.
 func (s *site) Start(_ context.Context, r failover.Request) (failover.Failover, error) {
 	return failover.Failover{ID: "f1", Kind: r.Kind, Machine: r.Machine, AskedFor: r.Point, Copies: []failover.Copy{}}, nil

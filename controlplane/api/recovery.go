@@ -22,7 +22,8 @@ type History struct {
 // PointDetail is a recovery point with the disks that it brings back.
 type PointDetail struct {
 	failover.Point
-	Disks []PointDisk `json:"disks"`
+	LockedBy []string    `json:"locked_by,omitempty" doc:"Names of its locks, the oldest first; while there is one, it is kept whatever the retention says."`
+	Disks    []PointDisk `json:"disks"`
 }
 
 // PointDisk is a disk as of a point.
@@ -62,6 +63,28 @@ func (s *server) getPoint(ctx context.Context, in *pointInput) (*body[PointDetai
 		return nil, err
 	}
 	return answer(s.Points.Point(ctx, m.ID, in.Point))
+}
+
+type lockInput struct {
+	MachinePath
+	Point string `path:"point" maxLength:"256" doc:"latest, latest-app, an id, a name, or a time (RFC 3339): the newest point not after it."`
+	Lock  string `path:"lock" minLength:"1" maxLength:"128" doc:"The lock's name; one that names no other point names this one."`
+}
+
+func (s *server) lockPoint(ctx context.Context, in *lockInput) (*body[PointDetail], error) {
+	m, err := s.Inventory.Resolve(ctx, in.Machine)
+	if err != nil {
+		return nil, err
+	}
+	return answer(s.Points.Lock(ctx, m.ID, in.Point, in.Lock))
+}
+
+func (s *server) unlockPoint(ctx context.Context, in *lockInput) (*body[PointDetail], error) {
+	m, err := s.Inventory.Resolve(ctx, in.Machine)
+	if err != nil {
+		return nil, err
+	}
+	return answer(s.Points.Unlock(ctx, m.ID, in.Point, in.Lock))
 }
 
 type startFailoverInput struct {

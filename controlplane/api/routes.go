@@ -59,6 +59,8 @@ func (s *server) routes() []route {
 		{get, "/v1/machines/{machine}/points", operator, "list-points", "Moments the machine can be brought back to", on(s, s.listPoints)},
 		{post, "/v1/machines/{machine}/points", operator, "create-point", "Make a recovery point now", on(s, s.createPoint)},
 		{get, "/v1/machines/{machine}/points/{point}", operator, "get-point", "The point meant by latest, latest-app, an id, a name or a time, and its disks", on(s, s.getPoint)},
+		{put, "/v1/machines/{machine}/points/{point}/locks/{lock}", operator, "lock-point", "Keep a point whatever the retention says", on(s, s.lockPoint)},
+		{del, "/v1/machines/{machine}/points/{point}/locks/{lock}", operator, "unlock-point", "Leave a point to the retention again, as far as this lock goes", on(s, s.unlockPoint)},
 		{post, "/v1/machines/{machine}/failovers", operator, "start-failover", "Bring the machine's disks back as of a point", on(s, s.startFailover)},
 		{post, "/v1/machines/{machine}/drills", operator, "start-drill", "Try now whether the machine can be brought up, and clean up", on(s, s.startDrill)},
 		{get, "/v1/drills", operator, "list-drills", "Drills, the newest first", on(s, s.listDrills)},

@@ -51,6 +51,19 @@ func (m *Machine) Unlock(ctx context.Context, p block.Position, name string) err
 	return m.reloadPins(ctx)
 }
 
+// Locks are the names of a point's locks, the oldest first.
+func (m *Machine) Locks(ctx context.Context, p block.Position) ([]string, error) {
+	c, err := m.snapshot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, pin := range c.pins[p] {
+		names = append(names, pin.Name)
+	}
+	return names, nil
+}
+
 func (m *Machine) reloadPins(ctx context.Context) error {
 	pins, err := m.loadPins(ctx)
 	if err != nil {

@@ -136,5 +136,11 @@ func (s *Served) Copy(ctx context.Context, file string) error {
 	return err
 }
 
+// PID is the process that serves.
+func (s *Served) PID() int { return s.process.PID() }
+
+// Kill ends it without its knowledge.
+func (s *Served) Kill() { s.process.Kill() }
+
 // Stop ends it.
 func (s *Served) Stop() error { return s.process.Stop(10 * time.Second) }
