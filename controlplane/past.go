@@ -32,6 +32,16 @@ func (p past) machine(ctx context.Context, id block.MachineID) (*vault.Machine, 
 	return m, vaultProblem(err)
 }
 
+// pointAt is the point of the machine that is meant.
+func (p past) pointAt(ctx context.Context, id block.MachineID, spec string) (*vault.Machine, vault.Point, error) {
+	m, err := p.machine(ctx, id)
+	if err != nil {
+		return nil, vault.Point{}, err
+	}
+	q, err := m.PointAt(ctx, spec)
+	return m, q, vaultProblem(err)
+}
+
 // Points implements api.Points.
 func (p past) Points(ctx context.Context, id block.MachineID, from, to time.Time, limit int) (api.History, error) {
 	h := api.History{Items: []failover.Point{}}
@@ -100,13 +110,9 @@ func (p past) relock(ctx context.Context, id block.MachineID, spec, name string,
 	if name == heldName {
 		return d, problem.New(problem.Conflict, "commit or clean up the failover: understudy failover list", "the lock %q is the control plane's own", name)
 	}
-	m, err := p.machine(ctx, id)
+	m, q, err := p.pointAt(ctx, id, spec)
 	if err != nil {
 		return d, err
-	}
-	q, err := m.PointAt(ctx, spec)
-	if err != nil {
-		return d, vaultProblem(err)
 	}
 	if err := change(m, ctx, q.Position, name); err != nil {
 		return d, vaultProblem(err)
@@ -116,13 +122,9 @@ func (p past) relock(ctx context.Context, id block.MachineID, spec, name string,
 
 // Resolve implements failover.Points.
 func (p past) Resolve(ctx context.Context, id block.MachineID, spec string) (failover.Point, error) {
-	m, err := p.machine(ctx, id)
+	m, q, err := p.pointAt(ctx, id, spec)
 	if err != nil {
 		return failover.Point{}, err
-	}
-	q, err := m.PointAt(ctx, spec)
-	if err != nil {
-		return failover.Point{}, vaultProblem(err)
 	}
 	doubts, err := m.Doubts(ctx)
 	return doubtedPoint(q, doubts, true), vaultProblem(err)
@@ -130,13 +132,9 @@ func (p past) Resolve(ctx context.Context, id block.MachineID, spec string) (fai
 
 // view opens the machine's disks at the point that is meant, for the time of fn.
 func (p past) view(ctx context.Context, id block.MachineID, spec string, fn func(*vault.View, vault.Point) error) (err error) {
-	m, err := p.machine(ctx, id)
+	m, q, err := p.pointAt(ctx, id, spec)
 	if err != nil {
 		return err
-	}
-	q, err := m.PointAt(ctx, spec)
-	if err != nil {
-		return vaultProblem(err)
 	}
 	v, err := m.View(ctx, q.Position)
 	if err != nil {

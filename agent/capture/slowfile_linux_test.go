@@ -25,10 +25,10 @@ type slowFile struct {
 	arrived chan struct{} // one for each write that waits at the gate
 }
 
-// slowFiles is where the number of the last device was looked for.
+// slowFiles counts them. Their devices have numbers from slowFrom on.
 var slowFiles atomic.Int64
 
-func init() { slowFiles.Store(512) }
+const slowFrom = 512
 
 func newSlowFile(t *testing.T, size int) *slowFile {
 	t.Helper()
@@ -39,7 +39,7 @@ func newSlowFile(t *testing.T, size int) *slowFile {
 	}
 	// A number of its own, for good: what still serves for the test before would read the
 	// requests of this one from a number that is used again.
-	own, err := unix.FcntlInt(uintptr(dev), unix.F_DUPFD_CLOEXEC, int(slowFiles.Add(1)))
+	own, err := unix.FcntlInt(uintptr(dev), unix.F_DUPFD_CLOEXEC, slowFrom+int(slowFiles.Add(1)))
 	must(t, errors.Join(err, unix.Close(dev)))
 	dev = own
 	f := &slowFile{path: filepath.Join(t.TempDir(), "slow.img"), dev: dev, data: make([]byte, size), gate: make(chan struct{}), arrived: make(chan struct{}, 1024)}

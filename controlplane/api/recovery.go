@@ -52,12 +52,13 @@ func (s *server) listPoints(ctx context.Context, in *pointsInput) (*body[History
 	return answer(s.Points.Points(ctx, m.ID, in.From, in.To, in.Limit))
 }
 
-type pointInput struct {
+// PointPath names a point of a machine in a path.
+type PointPath struct {
 	MachinePath
 	Point string `path:"point" maxLength:"256" doc:"latest, latest-app, an id, a name, or a time (RFC 3339): the newest point not after it."`
 }
 
-func (s *server) getPoint(ctx context.Context, in *pointInput) (*body[PointDetail], error) {
+func (s *server) getPoint(ctx context.Context, in *PointPath) (*body[PointDetail], error) {
 	m, err := s.Inventory.Resolve(ctx, in.Machine)
 	if err != nil {
 		return nil, err
@@ -66,9 +67,8 @@ func (s *server) getPoint(ctx context.Context, in *pointInput) (*body[PointDetai
 }
 
 type lockInput struct {
-	MachinePath
-	Point string `path:"point" maxLength:"256" doc:"latest, latest-app, an id, a name, or a time (RFC 3339): the newest point not after it."`
-	Lock  string `path:"lock" minLength:"1" maxLength:"128" doc:"The lock's name; one that names no other point names this one."`
+	PointPath
+	Lock string `path:"lock" minLength:"1" maxLength:"128" doc:"The lock's name; one that names no other point names this one."`
 }
 
 func (s *server) lockPoint(ctx context.Context, in *lockInput) (*body[PointDetail], error) {

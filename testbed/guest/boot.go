@@ -140,7 +140,7 @@ func (g *Guest) Start(ctx context.Context) error {
 	if err := g.qemu.Start(); err != nil {
 		return err
 	}
-	go g.unstick()
+	go g.unstick(g.qemu.PID())
 	return g.untilUp(ctx, "")
 }
 

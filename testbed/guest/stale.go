@@ -5,11 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"os"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -43,83 +40,59 @@ const (
 	deafLooks = 8
 )
 
-// unstick watches a life of the machine, and ends with it.
-func (g *Guest) unstick() {
-	ctx, seen := context.Background(), g.consoleSize()
+// unstick watches a life of the machine, qemu's process pid, and ends with it.
+func (g *Guest) unstick(pid int) {
+	ctx := context.Background()
+	text, _ := g.Console() // none before the first life
+	seen := len(text)
 	deaf := map[string]int{} // by processor: looks in a row
-	for ; g.qemu.PID() != 0; time.Sleep(look) {
-		why := ""
-		text, _ := g.consoleFrom(seen) // not there yet: next time
-		seen += int64(len(text))
-		for _, s := range stuck {
-			if strings.Contains(text, s) {
-				why = fmt.Sprintf("%q on the console", s)
-			}
-		}
+	for ; g.qemu.PID() == pid; time.Sleep(look) {
+		text, _ := g.Console()
 		registers, _ := g.monitor(ctx, "info registers -a") // not yet, or no more
-		now := deafProcessors(registers)
-		for cpu := range deaf {
-			if !slices.Contains(now, cpu) {
-				delete(deaf, cpu)
-			}
-		}
-		for _, cpu := range now {
-			if deaf[cpu]++; deaf[cpu] == deafLooks {
-				why = fmt.Sprintf("processor %s has interrupts off for %s", cpu, deafLooks*look)
-			}
-		}
+		deaf = deafer(deaf, registers)
+		why := trouble(text[min(seen, len(text)):], deaf)
+		seen = len(text)
 		if why == "" {
 			continue
 		}
 		begun := time.Now()
 		err := g.Retranslate(ctx)
-		g.note("%s: the kernel's code was written as it is, in %.1f s: %v", why, time.Since(begun).Seconds(), err)
+		g.qemu.Note(fmt.Sprintf("%s: the kernel's code was written as it is, in %.1f s: %v", why, time.Since(begun).Seconds(), err))
+		text, _ = g.Console() // once for all that was said of it
+		seen = len(text)
 		clear(deaf)
-		seen = g.consoleSize() // once for all that was said of it
 	}
+}
+
+// trouble is what shows that a processor does not get on, if anything does.
+func trouble(said string, deaf map[string]int) string {
+	for _, s := range stuck {
+		if strings.Contains(said, s) {
+			return fmt.Sprintf("%q on the console", s)
+		}
+	}
+	for cpu, looks := range deaf {
+		if looks >= deafLooks {
+			return fmt.Sprintf("processor %s has interrupts off for %s", cpu, deafLooks*look)
+		}
+	}
+	return ""
 }
 
 // processorState finds what matters in a processor's registers as qemu prints them.
 var processorState = regexp.MustCompile(`(?s)CPU#(\d+).*?RIP=([0-9a-f]+) RFL=([0-9a-f]+).*?HLT=(\d)`)
 
-// deafProcessors are those in the kernel that neither sleep nor take interrupts.
-func deafProcessors(registers string) (deaf []string) {
+// deafer counts on which processors are in the kernel and neither sleep nor take interrupts.
+func deafer(before map[string]int, registers string) map[string]int {
 	const interrupts = 1 << 9
+	now := map[string]int{}
 	for _, m := range processorState.FindAllStringSubmatch(registers, -1) {
 		flags, err := strconv.ParseUint(m[3], 16, 64)
 		if err == nil && flags&interrupts == 0 && m[4] == "0" && strings.HasPrefix(m[2], "ffffffff") {
-			deaf = append(deaf, m[1])
+			now[m[1]] = before[m[1]] + 1
 		}
 	}
-	return deaf
-}
-
-// note adds a line to qemu's log, which is kept when a test fails.
-func (g *Guest) note(format string, a ...any) {
-	f, err := os.OpenFile(g.qemu.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		return
-	}
-	fmt.Fprintf(f, "--- %s "+format+"\n", append([]any{time.Now().Format(time.RFC3339Nano)}, a...)...)
-	f.Close()
-}
-
-func (g *Guest) consoleSize() int64 {
-	info, err := os.Stat(g.console)
-	if err != nil {
-		return 0
-	}
-	return info.Size()
-}
-
-func (g *Guest) consoleFrom(off int64) (string, error) {
-	f, err := os.Open(g.console)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.NewSectionReader(f, off, 1<<30))
-	return string(text), err
+	return now
 }
 
 // Retranslate has qemu forget what it made of the kernel's code. The machine stands still
@@ -149,68 +122,4 @@ func (g *Guest) Retranslate(ctx context.Context) (err error) {
 	}
 	_, err = d.ask("D") // leaves, and lets the machine go on
 	return err
-}
-
-// debugger speaks gdb's remote protocol. Qemu stops the machine for whoever connects.
-type debugger struct {
-	w io.Writer
-	r *bufio.Reader
-}
-
-const (
-	codePage  = 4096
-	codePiece = 1024 // of two digits a byte, and qemu takes packets of 4096
-)
-
-// rewrite writes what is there, where something is.
-func (d debugger) rewrite(from, to uint64) error {
-	for at := from; at < to; {
-		code, err := d.ask(fmt.Sprintf("m%x,%x", at, codePiece))
-		if err != nil {
-			return err
-		}
-		if len(code) != 2*codePiece { // E14: no memory there
-			at = (at + codePage) &^ (codePage - 1)
-			continue
-		}
-		answer, err := d.ask(fmt.Sprintf("M%x,%x:%s", at, codePiece, code))
-		if err != nil {
-			return err
-		}
-		if answer != "OK" {
-			return fmt.Errorf("write at %#x: %s", at, answer)
-		}
-		at += codePiece
-	}
-	return nil
-}
-
-// ask sends a packet and returns the next one that is an answer: that the machine has
-// stopped (T…) is told unasked.
-func (d debugger) ask(packet string) (string, error) {
-	sum := byte(0)
-	for i := range len(packet) {
-		sum += packet[i]
-	}
-	if _, err := fmt.Fprintf(d.w, "$%s#%02x", packet, sum); err != nil {
-		return "", err
-	}
-	for {
-		if _, err := d.r.ReadString('$'); err != nil { // "+" before it
-			return "", err
-		}
-		answer, err := d.r.ReadString('#')
-		if err != nil {
-			return "", err
-		}
-		if _, err := d.r.Discard(2); err != nil {
-			return "", err
-		}
-		if _, err := io.WriteString(d.w, "+"); err != nil {
-			return "", err
-		}
-		if !strings.HasPrefix(answer, "T") {
-			return strings.TrimSuffix(answer, "#"), nil
-		}
-	}
 }

@@ -45,12 +45,12 @@ func (p *Process) Start() error {
 	if p.running() {
 		return fmt.Errorf("%s runs already", p.Name)
 	}
-	log, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	p.Note(fmt.Sprintf("starts %s %v", filepath.Base(p.path), p.args))
+	log, err := p.openLog()
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	fmt.Fprintf(log, "--- %s starts %s %v\n", time.Now().Format(time.RFC3339Nano), filepath.Base(p.path), p.args)
 	cmd := exec.Command(p.path, p.args...) //nolint:noctx // it outlives the context of whoever started it; Close ends it
 	cmd.Stdout, cmd.Stderr, cmd.Env = log, log, p.env
 	// Its own process group: a Ctrl-C in the terminal is for the lab, which then ends
@@ -62,6 +62,20 @@ func (p *Process) Start() error {
 	p.cmd, p.done = cmd, make(chan struct{})
 	go p.reap(cmd, p.done)
 	return nil
+}
+
+func (p *Process) openLog() (*os.File, error) {
+	return os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+}
+
+// Note adds a line of the testbed's own to the log, if there can be one.
+func (p *Process) Note(text string) {
+	log, err := p.openLog()
+	if err != nil {
+		return
+	}
+	defer log.Close()
+	fmt.Fprintf(log, "--- %s %s\n", time.Now().Format(time.RFC3339Nano), text)
 }
 
 func (p *Process) reap(cmd *exec.Cmd, done chan struct{}) {
