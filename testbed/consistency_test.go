@@ -196,6 +196,30 @@ func (r *rig) asPostgres(program string, args ...string) string {
 	return r.tool("setpriv", append([]string{"--reuid=postgres", "--regid=postgres", "--clear-groups", postgres + program}, args...)...)
 }
 
+// newDatabase makes one on the first disk, below pg, and serves it.
+func (r *rig) newDatabase(port string) {
+	r.t.Helper()
+	data := filepath.Join(r.disks[0].Mount, "pg", "data")
+	r.must(os.Mkdir(filepath.Dir(data), 0o755))
+	r.tool("chown", "postgres:postgres", filepath.Dir(data))
+	r.asPostgres("initdb", "--auth=trust", "-D", data)
+	r.serveDatabase(data, port, filepath.Join(filepath.Dir(data), "log"))
+}
+
+// serveDatabase starts the database in a directory; it ends with the lab.
+func (r *rig) serveDatabase(data, port, log string) {
+	r.t.Helper()
+	r.asPostgres("pg_ctl", "-w", "-D", data, "-l", log, "-o", "-p "+port+" -k /tmp -c listen_addresses=", "start")
+	r.OnClose(func() {
+		_ = exec.Command("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", postgres+"pg_ctl", "-m", "immediate", "-D", data, "stop").Run()
+	})
+}
+
+func (r *rig) query(port, sql string) string {
+	r.t.Helper()
+	return strings.TrimSpace(r.asPostgres("psql", "-h", "/tmp", "-p", port, "-d", "postgres", "-At", "-c", sql))
+}
+
 // TestPostgreSQLPoint: a database that works through the freeze. On the recovered point it
 // starts without an error and has every transaction that was acknowledged before the
 // point.
@@ -205,21 +229,8 @@ func TestPostgreSQLPoint(t *testing.T) {
 		r.setup.agent = append(r.setup.agent, "--scripts", r.Path("scripts"))
 		r.must(os.Chmod(r.Dir, 0o711)) // the database's user passes through
 	}})
-	data := filepath.Join(r.disks[0].Mount, "pg", "data")
-	r.must(os.Mkdir(filepath.Dir(data), 0o755))
-	r.tool("chown", "postgres:postgres", filepath.Dir(data))
-	r.asPostgres("initdb", "--auth=trust", "-D", data)
-	serve := func(data, port, log string) {
-		r.asPostgres("pg_ctl", "-w", "-D", data, "-l", log, "-o", "-p "+port+" -k /tmp -c listen_addresses=", "start")
-		r.OnClose(func() {
-			_ = exec.Command("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", postgres+"pg_ctl", "-m", "immediate", "-D", data, "stop").Run()
-		})
-	}
-	query := func(port, sql string) string {
-		return strings.TrimSpace(r.asPostgres("psql", "-h", "/tmp", "-p", port, "-d", "postgres", "-At", "-c", sql))
-	}
-	serve(data, port, filepath.Join(filepath.Dir(data), "log"))
-	query(port, "CREATE TABLE acked (client int, at timestamptz DEFAULT clock_timestamp())")
+	r.newDatabase(port)
+	r.query(port, "CREATE TABLE acked (client int, at timestamptz DEFAULT clock_timestamp())")
 	r.script("postgres.sh", fmt.Sprintf("[ $1 = --post ] || setpriv --reuid=postgres --regid=postgres --clear-groups %spsql -h /tmp -p %s -d postgres -c CHECKPOINT", postgres, port))
 	logs := r.Path("pgbench")
 	r.must(os.Mkdir(logs, 0o755))
@@ -246,10 +257,10 @@ func TestPostgreSQLPoint(t *testing.T) {
 	r.OnClose(func() { _ = exec.Command("umount", at).Run() })
 	r.must(os.Remove(filepath.Join(at, "pg", "data", "postmaster.pid")))
 	log := filepath.Join(at, "pg", "log.recovered")
-	serve(filepath.Join(at, "pg", "data"), second, log)
+	r.serveDatabase(filepath.Join(at, "pg", "data"), second, log)
 	total := 0
 	for client, n := range acked {
-		has, err := strconv.Atoi(query(second, fmt.Sprintf("SELECT count(*) FROM acked WHERE client = %d", client)))
+		has, err := strconv.Atoi(r.query(second, fmt.Sprintf("SELECT count(*) FROM acked WHERE client = %d", client)))
 		r.must(err)
 		if has < n {
 			t.Errorf("client %d: %d transactions recovered, %d were acknowledged before the point", client, has, n)

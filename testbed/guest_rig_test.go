@@ -41,7 +41,6 @@ type guestKind struct {
 	pause  time.Duration
 	quiet  bool         // the workload is not started
 	spill  int64        // of the agent's journal, bytes; 0 for 64 MiB
-	plain  bool         // the agent has its own budgets, not small ones
 	others []guest.Disk // not protected, behind the others
 	cable  string       // to another guest
 	line   string       // at the end of the kernel's command line
@@ -95,9 +94,6 @@ func (k guestKind) units() string {
 		mounts = append(mounts, d[strings.LastIndex(d, "=")+1:])
 	}
 	budget, atBoot := fmt.Sprintf("--spill-bytes %d --memory-bytes 33554432 --ring-bytes 33554432", cmp.Or(k.spill, 64*mib)), "agent load"
-	if k.plain {
-		budget = ""
-	}
 	if k.quiet {
 		atBoot = "agent"
 	}
@@ -108,7 +104,6 @@ func (k guestKind) units() string {
 func protectedGuest(t *testing.T, k guestKind) *guestRig {
 	t.Helper()
 	r := bootGuest(t, k)
-	ctx := t.Context()
 	r.run(k.make)
 	r.run(k.units())
 	if !k.quiet {
@@ -121,9 +116,7 @@ func protectedGuest(t *testing.T, k guestKind) *guestRig {
 	if len(k.data) == 1 { // the one disk bears the one file system: it can be judged here
 		r.disks[0].FS = strings.Split(k.data[0], "=")[1]
 	}
-	r.must(r.machine.SetRPO(ctx, 3*time.Second))
-	r.must(r.machine.Protect(ctx, r.disks...))
-	r.untilProtected()
+	r.protect()
 	return r
 }
 

@@ -72,6 +72,12 @@ func binaries(t *testing.T) string {
 func newRig(t *testing.T, s setup) *rig {
 	t.Helper()
 	t.Parallel() // they wait more than they work
+	return newRigAlone(t, s)
+}
+
+// newRigAlone is newRig for what wants the machine for itself.
+func newRigAlone(t *testing.T, s setup) *rig {
+	t.Helper()
 	l, err := lab.New(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -91,10 +97,16 @@ func newRig(t *testing.T, s setup) *rig {
 func protected(t *testing.T, s setup) *rig {
 	t.Helper()
 	r := newRig(t, s)
-	r.must(r.machine.SetRPO(t.Context(), 3*time.Second))
-	r.must(r.machine.Protect(t.Context(), r.disks...))
-	r.untilProtected()
+	r.protect()
 	return r
+}
+
+// protect protects all disks with an RPO target of 3 s, and waits for it.
+func (r *rig) protect() {
+	r.t.Helper()
+	r.must(r.machine.SetRPO(r.t.Context(), 3*time.Second))
+	r.must(r.machine.Protect(r.t.Context(), r.disks...))
+	r.untilProtected()
 }
 
 func (r *rig) furnish() {

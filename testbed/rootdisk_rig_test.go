@@ -77,12 +77,11 @@ func protectedRootOf(t *testing.T, k guestKind) *guestRig {
 	k.line = "loglevel=6" // what the shutdown's hook says goes to the console
 	r := bootGuest(t, k)
 	r.patience = 20 // the first copy is of all that a Debian has
-	for place, file := range packaged {
-		r.must(r.guest.Put(t.Context(), filepath.Join("../installer/linux", file), place))
-	}
-	r.must(r.guest.Put(t.Context(), filepath.Join(r.bin, "understudy-agent"), "/usr/bin/understudy-agent"))
+	r.putPackage()
 	r.run(rootSetup)
-	r.must(r.updateInitramfs())
+	initrd, err := r.initramfs(rootSetup)
+	r.must(err)
+	r.must(r.guest.SetInitrd(initrd))
 	r.enrol("understudy-agent")
 	r.disks = []*lab.Disk{{Name: "data", FS: lab.Ext4, Device: "/dev/vdb"}}
 	r.root = &lab.Disk{Name: "root", Device: "/dev/vda"}
@@ -92,10 +91,19 @@ func protectedRootOf(t *testing.T, k guestKind) *guestRig {
 	return r
 }
 
-// updateInitramfs has the guest make its initramfs anew, and boot with it from the next
-// Start on. That takes an emulated machine minutes, and gives the same for the same agent
-// and image: it is kept beside the image.
-func (r *guestRig) updateInitramfs() error {
+// putPackage puts the files of the agent's package where it would.
+func (r *guestRig) putPackage() {
+	r.t.Helper()
+	for place, file := range packaged {
+		r.must(r.guest.Put(r.t.Context(), filepath.Join("../installer/linux", file), place))
+	}
+	r.must(r.guest.Put(r.t.Context(), filepath.Join(r.bin, "understudy-agent"), "/usr/bin/understudy-agent"))
+}
+
+// initramfs has the guest make its initramfs anew, with the agent, and gives the file. That
+// takes an emulated machine minutes, and gives the same for the same agent, image and
+// script that wrote the agent's options: it is kept beside the image.
+func (r *guestRig) initramfs(setup string) (string, error) {
 	h := sha256.New()
 	makes := cmp.Or(r.kind.initramfs, byInitramfsTools)
 	goIn := []string{"initramfs-hook", "initramfs-premount"}
@@ -108,19 +116,19 @@ func (r *guestRig) updateInitramfs() error {
 	for _, file := range append(goIn, filepath.Join(r.bin, "understudy-agent")) {
 		b, err := os.ReadFile(file)
 		if err != nil {
-			return err
+			return "", err
 		}
 		h.Write(b)
 	}
-	fmt.Fprint(h, makes, rootSetup) // has the options, which go in, too
+	fmt.Fprint(h, makes, setup) // has the options, which go in, too
 	kept := filepath.Join(r.image.Dir, fmt.Sprintf("initrd-%x", h.Sum(nil)[:8]))
 	if _, err := os.Stat(kept); errors.Is(err, fs.ErrNotExist) {
 		r.run(makes)
 		if err := errors.Join(r.guest.Get(r.t.Context(), "/root/initrd", kept+".part"), os.Rename(kept+".part", kept)); err != nil {
-			return err
+			return "", err
 		}
 	}
-	return r.guest.SetInitrd(kept)
+	return kept, nil
 }
 
 func copyFile(from, to string) error {
