@@ -107,7 +107,7 @@ func (p past) Unlock(ctx context.Context, id block.MachineID, spec, name string)
 }
 
 func (p past) relock(ctx context.Context, id block.MachineID, spec, name string, change func(*vault.Machine, context.Context, block.Position, string) error) (d api.PointDetail, err error) {
-	if name == heldName {
+	if name == runsFrom {
 		return d, problem.New(problem.Conflict, "commit or clean up the failover: understudy failover list", "the lock %q is the control plane's own", name)
 	}
 	m, q, err := p.pointAt(ctx, id, spec)

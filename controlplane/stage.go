@@ -29,8 +29,8 @@ const (
 	overlaySuffix = ".overlay"
 )
 
-// heldName is the name under which points are locked that machines run from.
-const heldName = "a machine runs from it"
+// runsFrom is the name under which points are locked that machines run from.
+const runsFrom = "a machine runs from it"
 
 const (
 	serveLimit   = 2 * time.Minute // until disks are served: opening a vault reads its catalogs
@@ -48,17 +48,17 @@ type stage struct {
 	data  string
 }
 
-// Hold implements failover.Disks.
-func (s stage) Hold(ctx context.Context, id block.MachineID, at block.Position) error {
+// Lock implements failover.Disks.
+func (s stage) Lock(ctx context.Context, id block.MachineID, at block.Position) error {
 	m, err := s.past.machine(ctx, id)
 	if err != nil {
 		return err
 	}
-	return vaultProblem(m.Lock(ctx, at, heldName))
+	return vaultProblem(m.Lock(ctx, at, runsFrom))
 }
 
-// Release implements failover.Disks.
-func (s stage) Release(ctx context.Context, id block.MachineID, at block.Position) error {
+// Unlock implements failover.Disks.
+func (s stage) Unlock(ctx context.Context, id block.MachineID, at block.Position) error {
 	m, err := s.past.machine(ctx, id)
 	if problem.CodeOf(err) == problem.NoPoint {
 		return nil // the vault has forgotten the machine
@@ -66,7 +66,7 @@ func (s stage) Release(ctx context.Context, id block.MachineID, at block.Positio
 	if err != nil {
 		return err
 	}
-	return vaultProblem(m.Unlock(ctx, at, heldName))
+	return vaultProblem(m.Unlock(ctx, at, runsFrom))
 }
 
 // Serve implements failover.Disks.

@@ -291,7 +291,7 @@ func (p planner) takeDownFrom(ctx context.Context, t *Task, point string) error 
 	if err != nil || used {
 		return err // its own clean-up gives it back to the retention
 	}
-	return p.Disks.Release(ctx, t.Job.Machine, at)
+	return p.Disks.Unlock(ctx, t.Job.Machine, at)
 }
 
 // usedByOther reports whether another machine runs from the point.
@@ -327,7 +327,7 @@ func (p planner) serveDisks(ctx context.Context, t *Task) ([]Served, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.Disks.Hold(ctx, t.Job.Machine, at); err != nil {
+	if err := p.Disks.Lock(ctx, t.Job.Machine, at); err != nil {
 		return nil, err
 	}
 	return p.Disks.Serve(ctx, t.Job.Machine, at, asked.Dir)

@@ -54,8 +54,8 @@ func (r *rig) clean(id string) {
 func (r *rig) nothingLeft() {
 	r.t.Helper()
 	h := r.house
-	if len(h.running) != 0 || len(h.serving) != 0 || len(h.held) != 0 || len(h.wrong) != 0 {
-		r.t.Errorf("left: machines %v, disks %v, points %v; wrong: %q", h.running, h.serving, h.held, h.wrong)
+	if len(h.running) != 0 || len(h.serving) != 0 || len(h.locked) != 0 || len(h.wrong) != 0 {
+		r.t.Errorf("left: machines %v, disks %v, points %v; wrong: %q", h.running, h.serving, h.locked, h.wrong)
 	}
 }
 
@@ -237,8 +237,8 @@ func TestRunCanChangeItsPointUntilItIsCommitted(t *testing.T) {
 		t.Fatal(err)
 	}
 	f = r.shown(f.ID)
-	if f.Status != inventory.JobDone || f.Point.ID == first || len(r.house.booted) != 2 || r.house.booted[1].String() != f.Point.ID || len(r.house.held) != 1 {
-		t.Fatalf("%s %v: point %s after %s, booted %v, held %v", f.Status, f.Problem, f.Point.ID, first, r.house.booted, r.house.held)
+	if f.Status != inventory.JobDone || f.Point.ID == first || len(r.house.booted) != 2 || r.house.booted[1].String() != f.Point.ID || len(r.house.locked) != 1 {
+		t.Fatalf("%s %v: point %s after %s, booted %v, locked %v", f.Status, f.Problem, f.Point.ID, first, r.house.booted, r.house.locked)
 	}
 	j, err := r.inventory.Job(t.Context(), f.ID)
 	if err != nil || len(j.Steps[3].Attempts) != 2 {
@@ -312,7 +312,7 @@ func TestAPointOfTwoMachinesIsKeptForTheSecond(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.ended(job.ID)
-	if len(r.house.held) != 1 {
+	if len(r.house.locked) != 1 {
 		t.Fatal("the point was given back to the retention while a machine runs from it")
 	}
 	r.clean(b.ID)

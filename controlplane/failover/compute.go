@@ -116,10 +116,10 @@ type Compute interface {
 
 // Disks serves disks of the past to machines. Every method can be repeated.
 type Disks interface {
-	// Hold keeps the retention away from a point that is used.
-	Hold(ctx context.Context, machine block.MachineID, at block.Position) error
-	// Release gives it back to the retention, unless somebody else than Hold had locked it.
-	Release(ctx context.Context, machine block.MachineID, at block.Position) error
+	// Lock keeps the retention away from a point that is used.
+	Lock(ctx context.Context, machine block.MachineID, at block.Position) error
+	// Unlock gives it back to the retention, unless somebody else than Lock had locked it.
+	Unlock(ctx context.Context, machine block.MachineID, at block.Position) error
 	// Serve serves all disks of the machine at the position, writable, in their order.
 	// Nothing is copied; what is written is kept in dir.
 	Serve(ctx context.Context, machine block.MachineID, at block.Position, dir string) ([]Served, error)

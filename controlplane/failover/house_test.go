@@ -19,7 +19,7 @@ type house struct {
 	serving map[string]block.Position // by directory
 	running map[string]Replica        // by directory
 	booted  []block.Position
-	held    map[block.Position]bool
+	locked  map[block.Position]bool
 	sight   Sight
 	wrong   []string
 	// step is called before each call has its effect and again after it: an error is a
@@ -31,7 +31,7 @@ type house struct {
 }
 
 func newHouse() *house {
-	return &house{serving: map[string]block.Position{}, running: map[string]Replica{}, held: map[block.Position]bool{},
+	return &house{serving: map[string]block.Position{}, running: map[string]Replica{}, locked: map[block.Position]bool{},
 		sight: Sight{Console: "Debian GNU/Linux 12 web1 ttyS0\n\nweb1 login: "}}
 }
 
@@ -60,14 +60,14 @@ func (h *house) complain(format string, args ...any) {
 	h.wrong = append(h.wrong, fmt.Sprintf(format, args...))
 }
 
-// Hold implements Disks.
-func (h *house) Hold(_ context.Context, _ block.MachineID, at block.Position) error {
-	return h.do("hold", func() { h.held[at] = true })
+// Lock implements Disks.
+func (h *house) Lock(_ context.Context, _ block.MachineID, at block.Position) error {
+	return h.do("lock", func() { h.locked[at] = true })
 }
 
-// Release implements Disks.
-func (h *house) Release(_ context.Context, _ block.MachineID, at block.Position) error {
-	return h.do("release", func() { delete(h.held, at) })
+// Unlock implements Disks.
+func (h *house) Unlock(_ context.Context, _ block.MachineID, at block.Position) error {
+	return h.do("unlock", func() { delete(h.locked, at) })
 }
 
 // Serve implements Disks.
@@ -76,7 +76,7 @@ func (h *house) Serve(_ context.Context, _ block.MachineID, at block.Position, d
 		if was, there := h.serving[dir]; there && was != at {
 			h.complain("%s serves %v and is to serve %v", dir, was, at)
 		}
-		if !h.held[at] {
+		if !h.locked[at] {
 			h.complain("point %v is served and nobody keeps it", at)
 		}
 		h.serving[dir] = at

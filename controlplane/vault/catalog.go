@@ -28,8 +28,8 @@ type catalog struct {
 	damage []*DamageError
 	// hole is the first epoch whose base is damaged, so that no point of it and behind can
 	// be told; 0 if there is none.
-	hole block.Epoch
-	pins pins
+	hole  block.Epoch
+	locks locks
 }
 
 // boundary is the place behind one log frame.

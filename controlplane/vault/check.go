@@ -150,7 +150,7 @@ func (c *checker) run(ctx context.Context) error {
 	}
 	c.chains(cat)
 	c.runs(cat)
-	c.pins(cat)
+	c.locks(cat)
 	c.documents()
 	c.report.Points += len(cat.points())
 	slices.SortStableFunc(c.report.Defects, func(a, b Defect) int {

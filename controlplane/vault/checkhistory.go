@@ -162,11 +162,11 @@ func (c *checker) runs(cat *catalog) {
 	}
 }
 
-// pins reports locks on points that are not there.
-func (c *checker) pins(cat *catalog) {
-	for p, locks := range cat.pins {
+// locks reports locks on points that are not there.
+func (c *checker) locks(cat *catalog) {
+	for p, locks := range cat.locks {
 		if !cat.retained(p) {
-			c.add(Notice, pinName(c.id, p, locks[0].Name), "", "locks a recovery point that the vault does not offer")
+			c.add(Notice, lockName(c.id, p, locks[0].Name), "", "locks a recovery point that the vault does not offer")
 		}
 	}
 }

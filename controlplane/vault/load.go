@@ -51,7 +51,7 @@ func (m *Machine) loadOnce(ctx context.Context) (*catalog, error) {
 	if c, err = m.loadBases(ctx, c); err != nil {
 		return nil, err
 	}
-	if c.pins, err = m.loadPins(ctx); err != nil {
+	if c.locks, err = m.loadLocks(ctx); err != nil {
 		return nil, err
 	}
 	if missed, err := m.missed(ctx, c); err != nil || missed {
@@ -367,7 +367,7 @@ func (m *Machine) catchUp(ctx context.Context, c *catalog) (*catalog, error) {
 			}
 		}
 	}
-	pins, err := m.loadPins(ctx)
+	locks, err := m.loadLocks(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -376,6 +376,6 @@ func (m *Machine) catchUp(ctx context.Context, c *catalog) (*catalog, error) {
 		return nil, err
 	}
 	next := *c
-	next.pins = pins
+	next.locks = locks
 	return &next, nil
 }

@@ -49,14 +49,14 @@ func aboutPrefix(m block.MachineID) string    { return machinePrefix(m) + "about
 
 func numbered(prefix string, n uint64) string { return fmt.Sprintf("%s%020d", prefix, n) }
 
-func pinPrefix(m block.MachineID) string { return machinePrefix(m) + "pin/" }
+func lockPrefix(m block.MachineID) string { return machinePrefix(m) + "lock/" }
 
 func doubtPrefix(m block.MachineID) string { return machinePrefix(m) + "doubt/" }
 
-// pinName has the lock's own name in it, so that each of several on one point is an object.
-func pinName(m block.MachineID, p block.Position, name string) string {
+// lockName has the lock's own name in it, so that each of several on one point is an object.
+func lockName(m block.MachineID, p block.Position, name string) string {
 	own := sha256.Sum256([]byte(name))
-	return fmt.Sprintf("%s%020d-%020d-%x", pinPrefix(m), p.Epoch, p.Seq, own[:8])
+	return fmt.Sprintf("%s%020d-%020d-%x", lockPrefix(m), p.Epoch, p.Seq, own[:8])
 }
 
 // parseNumbers reads the count dash-separated numbers a name ends with.

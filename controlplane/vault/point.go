@@ -87,10 +87,10 @@ func (c *catalog) marked(b boundary) Point {
 
 func (c *catalog) describe(b boundary, name string) Point {
 	p := Point{Position: b.pos, Time: time.Unix(0, b.closed).UTC(), Kind: b.kind, Name: name}
-	for _, pin := range c.pins[b.pos] {
+	for _, lock := range c.locks[b.pos] {
 		p.Locked = true
 		if p.Name == "" {
-			p.Name = pin.Name
+			p.Name = lock.Name
 		}
 	}
 	return p

@@ -22,7 +22,7 @@ func changedNothing(err error) bool {
 func (m *Machine) commitManifest(ctx context.Context, p *thinPlan) error {
 	m.load.Lock()
 	defer m.load.Unlock()
-	if err := m.reloadPins(ctx); err != nil {
+	if err := m.reloadLocks(ctx); err != nil {
 		return err
 	}
 	c, _ := m.current()
@@ -67,7 +67,7 @@ func (m *Machine) wanted(c *catalog, p *thinPlan) bool {
 	given := func(pos block.Position) bool {
 		return c.retained(pos) && pos.Seq <= p.next.Log.Seq && !p.kept[pos]
 	}
-	for pos := range c.pins {
+	for pos := range c.locks {
 		if given(pos) {
 			return true
 		}

@@ -124,7 +124,7 @@ func (m *Machine) settled(ctx context.Context) (*catalog, error) {
 	if len(c.damage) > 0 {
 		return nil, c.damage[0]
 	}
-	if err := m.reloadPins(ctx); err != nil {
+	if err := m.reloadLocks(ctx); err != nil {
 		return nil, err
 	}
 	c, _ = m.current()

@@ -295,7 +295,7 @@ func TestAPointLockedDuringAThinning(t *testing.T) {
 	_, elsewhere := reopen(t, store, h)
 	locked := h.order[2]
 	faulty.SetRule(func(c storetest.Call) storetest.Fault {
-		if c.Op == "put" && strings.Contains(c.Key, "/run/") && len(must(elsewhere.snapshot(t.Context())).pins) == 0 {
+		if c.Op == "put" && strings.Contains(c.Key, "/run/") && len(must(elsewhere.snapshot(t.Context())).locks) == 0 {
 			if err := elsewhere.Lock(t.Context(), locked, ""); err != nil {
 				t.Error(err)
 			}

@@ -349,7 +349,7 @@ func TestCacheLoadsOnceAndForgetsFailures(t *testing.T) {
 // whoever uses it meanwhile. One without a name has its oldest lock's.
 func TestALockTakesNoName(t *testing.T) {
 	at := block.Position{Epoch: 1, Seq: 7}
-	c := &catalog{pins: pins{at: {{}, {Name: "served"}, {Name: "held"}}}}
+	c := &catalog{locks: locks{at: {{}, {Name: "served"}, {Name: "held"}}}}
 	for own, want := range map[string]string{"before-upgrade": "before-upgrade", "": "served"} {
 		if p := c.describe(boundary{pos: at}, own); p.Name != want || !p.Locked {
 			t.Errorf("a point named %q is shown as %q, locked %v", own, p.Name, p.Locked)

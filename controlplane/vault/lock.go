@@ -11,8 +11,8 @@ import (
 	"github.com/understudy-dr/understudy/pkg/block"
 )
 
-// pin locks a point against thinning.
-type pin struct {
+// lock locks a point against thinning.
+type lock struct {
 	Position block.Position `json:"position"`
 	Name     string         `json:"name,omitempty"`
 	Created  time.Time      `json:"created"`
@@ -30,11 +30,11 @@ func (m *Machine) Lock(ctx context.Context, p block.Position, name string) error
 	if !c.retained(p) {
 		return c.noPoint(p.String(), "that position is not a retained recovery point")
 	}
-	doc := pin{Position: p, Name: name, Created: m.v.opts.Now().UTC()}
-	if err := m.putDocument(ctx, pinName(m.id, p, name), 0, doc); err != nil && !errors.Is(err, objstore.ErrExists) {
+	doc := lock{Position: p, Name: name, Created: m.v.opts.Now().UTC()}
+	if err := m.putDocument(ctx, lockName(m.id, p, name), 0, doc); err != nil && !errors.Is(err, objstore.ErrExists) {
 		return fmt.Errorf("vault: locking point %v of machine %s: %w", p, m.id, err)
 	}
-	return m.reloadPins(ctx)
+	return m.reloadLocks(ctx)
 }
 
 // Unlock takes the lock of this name away; with the last one the point is the retention's
@@ -45,10 +45,10 @@ func (m *Machine) Unlock(ctx context.Context, p block.Position, name string) err
 	if _, err := m.refresh(ctx); err != nil {
 		return err
 	}
-	if err := m.v.store.Delete(ctx, pinName(m.id, p, name)); err != nil {
+	if err := m.v.store.Delete(ctx, lockName(m.id, p, name)); err != nil {
 		return fmt.Errorf("vault: unlocking point %v of machine %s: %w", p, m.id, err)
 	}
-	return m.reloadPins(ctx)
+	return m.reloadLocks(ctx)
 }
 
 // Locks are the names of a point's locks, the oldest first.
@@ -58,18 +58,18 @@ func (m *Machine) Locks(ctx context.Context, p block.Position) ([]string, error)
 		return nil, err
 	}
 	var names []string
-	for _, pin := range c.pins[p] {
-		names = append(names, pin.Name)
+	for _, lock := range c.locks[p] {
+		names = append(names, lock.Name)
 	}
 	return names, nil
 }
 
-func (m *Machine) reloadPins(ctx context.Context) error {
-	pins, err := m.loadPins(ctx)
+func (m *Machine) reloadLocks(ctx context.Context) error {
+	locks, err := m.loadLocks(ctx)
 	if err != nil {
 		return err
 	}
-	m.update(func(c *catalog) { c.pins = pins })
+	m.update(func(c *catalog) { c.locks = locks })
 	return nil
 }
 
@@ -82,12 +82,12 @@ func (m *Machine) update(change func(*catalog)) {
 	m.cat = &next
 }
 
-// pins are the locks by their points, the oldest first.
-type pins map[block.Position][]pin
+// locks are the locks by their points, the oldest first.
+type locks map[block.Position][]lock
 
-func (m *Machine) loadPins(ctx context.Context) (pins, error) {
-	all := make(pins)
-	prefix := pinPrefix(m.id)
+func (m *Machine) loadLocks(ctx context.Context) (locks, error) {
+	all := make(locks)
+	prefix := lockPrefix(m.id)
 	for info, err := range m.v.store.List(ctx, prefix) {
 		if err != nil {
 			return nil, err
@@ -96,16 +96,16 @@ func (m *Machine) loadPins(ctx context.Context) (pins, error) {
 		if err != nil {
 			return nil, err
 		}
-		// The name alone locks the point, so that a damaged pin still does.
+		// The name alone locks the point, so that a damaged lock still does.
 		at := block.Position{Epoch: block.Epoch(n[0]), Seq: block.Seq(n[1])}
-		var doc pin
+		var doc lock
 		if err := m.document(ctx, info.Key, &doc); isPassing(err) {
 			return nil, err
 		}
 		all[at] = append(all[at], doc)
 	}
 	for _, locks := range all {
-		slices.SortFunc(locks, func(a, b pin) int { return a.Created.Compare(b.Created) })
+		slices.SortFunc(locks, func(a, b lock) int { return a.Created.Compare(b.Created) })
 	}
 	return all, nil
 }
