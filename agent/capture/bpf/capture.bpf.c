@@ -51,9 +51,9 @@ static __always_inline __u8 record_op(__u32 op)
 }
 
 /* The slot of a tracked disk, MAX_DISKS for any other. */
-static __always_inline __u32 slot_of(struct gendisk *gendisk)
+static __always_inline __u32 slot_of(__u32 dev)
 {
-	__u32 dev = disk_dev(gendisk), *slot = bpf_map_lookup_elem(&devices, &dev);
+	__u32 *slot = bpf_map_lookup_elem(&devices, &dev);
 
 	return slot ? *slot : MAX_DISKS;
 }
@@ -126,7 +126,7 @@ static __always_inline int capture(struct bio *bio, struct form form)
 	if (!head.op || !bytes) /* a read, or a flush without data */
 		return 0;
 	gendisk = bio_disk(bio);
-	slot = slot_of(gendisk);
+	slot = slot_of(disk_dev(gendisk));
 	if (slot >= MAX_DISKS)
 		return 0;
 	disk = &disks[slot];
@@ -278,15 +278,11 @@ int expect_rest(__u64 *ctx)
  */
 static __always_inline int complete(struct request *rq, __u32 error, __u32 bytes, enum granules form)
 {
-	struct gendisk *gendisk;
 	__u32 slot;
 
 	if (!error || !record_op(rq->cmd_flags & REQ_OP_MASK) || bytes < 512)
 		return 0;
-	gendisk = request_disk(rq);
-	if (!gendisk)
-		return 0;
-	slot = slot_of(gendisk);
+	slot = slot_of(request_dev(rq));
 	if (slot >= MAX_DISKS)
 		return 0;
 	if (mark(slot, &disks[slot], rq->__sector, bytes >> 9, form))
@@ -312,15 +308,11 @@ int complete_bits(__u64 *ctx)
 static __always_inline int issue(struct request *rq, bool back)
 {
 	__u32 op = rq->cmd_flags & REQ_OP_MASK, slot;
-	struct gendisk *gendisk;
 	struct counters *c;
 
 	if (op != OP_WRITE && op < OP_SCSI_OUT)
 		return 0;
-	gendisk = request_disk(rq);
-	if (!gendisk)
-		return 0;
-	slot = slot_of(gendisk);
+	slot = slot_of(request_dev(rq));
 	if (slot >= MAX_DISKS)
 		return 0;
 	if (op != OP_WRITE) {

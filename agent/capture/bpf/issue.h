@@ -7,14 +7,26 @@
 
 #include "bio.h"
 
-static __always_inline struct gendisk *request_disk(struct request *rq)
+/*
+ * The disk that a request's queue is of, by its dev_t; 0 for a queue without one. Not the
+ * disk that the request names, where it names one: one that came by /dev/sg* names the
+ * sg driver's own, and one by /dev/bsg none.
+ */
+static __always_inline __u32 request_dev(struct request *rq)
 {
 	struct request_queue___disk *q = (void *)rq->q;
+	struct request_queue___bdi *older = (void *)rq->q;
 	struct request___disk *old = (void *)rq;
+	struct device *owner;
 
 	if (bpf_core_field_exists(q->disk))
-		return q->disk;
-	return bpf_core_field_exists(old->rq_disk) ? old->rq_disk : NULL;
+		return q->disk ? disk_dev(q->disk) : 0;
+	if (bpf_core_field_exists(older->backing_dev_info)) {
+		owner = older->backing_dev_info->owner;
+		if (owner)
+			return owner->devt;
+	}
+	return bpf_core_field_exists(old->rq_disk) && old->rq_disk ? disk_dev(old->rq_disk) : 0;
 }
 
 /* A command from user space goes by no name of the block layer's: see whether it writes. */

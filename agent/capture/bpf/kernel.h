@@ -66,6 +66,18 @@ struct request_queue___disk { /* 5.15 */
 	struct gendisk *disk;
 };
 
+struct device {
+	__u32 devt;
+};
+
+struct backing_dev_info {
+	struct device *owner; /* of the disk */
+};
+
+struct request_queue___bdi { /* before 5.15 */
+	struct backing_dev_info *backing_dev_info;
+};
+
 struct block_device {
 	struct gendisk *bd_disk;
 	__u32 bd_dev;
