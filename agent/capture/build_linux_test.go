@@ -12,7 +12,7 @@ import (
 
 // putRecord is how the programs of this build put a record into the ring: the flags,
 // which ask for no waking, and the call.
-const putRecord = "\xb7\x04\x00\x00\x01\x00\x00\x00" + "\x85\x00\x00\x00\x82\x00\x00\x00"
+const putRecord = "\xb7\x04\x00\x00\x00\x00\x00\x00" + "\x85\x00\x00\x00\x82\x00\x00\x00"
 
 // programs are this build's with other code in that place.
 func programs(t *testing.T, code string) []byte {
@@ -25,7 +25,7 @@ func programs(t *testing.T, code string) []byte {
 
 // otherPrograms have the same layout, and every kernel accepts them.
 func otherPrograms(t *testing.T) []byte {
-	return programs(t, "\xb7\x04\x00\x00\x00\x00\x00\x00"+"\x85\x00\x00\x00\x82\x00\x00\x00")
+	return programs(t, "\xb7\x04\x00\x00\x01\x00\x00\x00"+"\x85\x00\x00\x00\x82\x00\x00\x00")
 }
 
 // badPrograms call a function that no kernel has.

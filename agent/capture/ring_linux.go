@@ -29,6 +29,7 @@ type ring struct {
 	at   uint64 // the next record to look at; between consumer and producer
 
 	behind bool // the last Poll left what was reserved before it
+	waker  *waker
 }
 
 func openRing(m *ebpf.Map) (*ring, error) {
@@ -44,10 +45,17 @@ func openRing(m *ebpf.Map) (*ring, error) {
 	}
 	r := &ring{head: head, body: body, data: body[page:], mask: uint64(size) - 1}
 	r.at = r.consumer()
+	if r.waker, err = newWaker(m.FD()); err != nil {
+		r.close()
+		return nil, err
+	}
 	return r, nil
 }
 
 func (r *ring) close() {
+	if r.waker != nil {
+		r.waker.close()
+	}
 	_ = unix.Munmap(r.head)
 	_ = unix.Munmap(r.body)
 }

@@ -152,6 +152,11 @@ type Source interface {
 	// Behind reports whether the last Poll left records in the ring that were reserved
 	// before it began: then the writes before that moment are not all delivered.
 	Behind() bool
+	// Doze is for who wants to leave the ring alone for longer: the channel gets a value
+	// soon after a record has come into a ring that Advance had freed to its end, and may
+	// get one for nothing. Nil where the ring is not freed, or nothing tells. Only the
+	// channel of the last call counts.
+	Doze() <-chan struct{}
 	// Advance frees the ring up to pos, a Record.Pos. Only when all before is stored.
 	Advance(pos uint64) error
 	// Rewind makes Poll begin again at Position.

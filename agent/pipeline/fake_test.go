@@ -34,6 +34,7 @@ type kernel struct {
 	cursor   uint64
 	capacity int
 	ringID   uint64 // drawn with the ring
+	woken    chan struct{}
 	stretch  uint64
 	armed    bool
 	lost     bool
@@ -120,6 +121,10 @@ func (k *kernel) put(r capture.Record) {
 	if len(k.ring) == k.capacity {
 		k.lost = true
 		return
+	}
+	if k.woken != nil && len(k.ring) == 0 {
+		close(k.woken)
+		k.woken = nil
 	}
 	r.Pos = k.base + uint64(len(k.ring)) + 1
 	k.ring = append(k.ring, r)
@@ -237,6 +242,16 @@ func (s source) Behind() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.cursor < s.base+uint64(len(s.ring))
+}
+
+func (s source) Doze() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.ring) > 0 {
+		return nil
+	}
+	s.woken = make(chan struct{})
+	return s.woken
 }
 
 func (s source) Advance(pos uint64) error {

@@ -61,6 +61,10 @@ const (
 	pollSlack = 5
 )
 
+// dozeFor is how long an empty ring is left alone, which wakes the pipeline when it is one no
+// more: an idle machine's ticks may be late by as much.
+const dozeFor = 100 * time.Millisecond
+
 // resumeBelow is how empty the journal must be before a new epoch begins: one begun
 // in a full journal would only fill it again.
 const resumeBelow = 0.5
@@ -246,8 +250,16 @@ var now = func() <-chan time.Time { c := make(chan time.Time); close(c); return 
 // something to take.
 func (p *Pipeline) wait(ctx context.Context, busy bool) (stop bool, err error) {
 	next := now
+	var woken <-chan struct{}
 	if !busy {
-		next = time.After(p.pauses.Next(p.captured-p.paused, p.ring))
+		pause := p.pauses.Next(p.captured-p.paused, p.ring)
+		if p.paused == p.captured && p.quiet() {
+			woken = p.Source.Doze()
+		}
+		if woken != nil {
+			pause = dozeFor
+		}
+		next = time.After(pause)
 		p.paused = p.captured
 	}
 	for {
@@ -258,10 +270,21 @@ func (p *Pipeline) wait(ctx context.Context, busy bool) (stop bool, err error) {
 			if err := f(); err != nil {
 				return true, err
 			}
+			if woken != nil {
+				return false, nil // there may be something to do by now
+			}
+		case <-woken:
+			return false, nil
 		case <-next:
 			return false, nil
 		}
 	}
+}
+
+// quiet reports whether nothing goes on that asks for a look at the ring.
+func (p *Pipeline) quiet() bool {
+	return p.phase == desired.PhaseSteady && p.doubt == nil && !p.w.open() &&
+		p.making == nil && p.cutting == nil && p.proving == nil && p.copying == nil && len(p.watches) == 0
 }
 
 // start takes up what an earlier process left, or names why it cannot.

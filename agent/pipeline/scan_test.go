@@ -55,6 +55,7 @@ func (c *counting) Poll(func(capture.Record) bool) (int, bool, error) {
 }
 func (c *counting) Polled() uint64                            { return 0 }
 func (c *counting) Behind() bool                              { return false }
+func (c *counting) Doze() <-chan struct{}                     { return nil }
 func (c *counting) Advance(uint64) error                      { return nil }
 func (c *counting) SwapDirty(context.Context) (uint64, error) { return 0, nil }
 func (c *counting) Dirty(block.DiskID) (*block.Set, error) {

@@ -60,7 +60,7 @@ static __always_inline __u32 slot_of(__u32 dev)
 
 static __always_inline int put_empty(struct record *head)
 {
-	return bpf_ringbuf_output(&ring, head, sizeof(*head), BPF_RB_NO_WAKEUP) ?
+	return bpf_ringbuf_output(&ring, head, sizeof(*head), WAKE_FIRST) ?
 		       CAUSE_RING_FULL + 1 : 0;
 }
 

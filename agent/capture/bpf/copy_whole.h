@@ -65,15 +65,15 @@ static __always_inline int copy_record(struct scratch *s)
 	s->bytes -= s->head.bytes;
 	s->head.flags = s->bytes ? RECORD_MORE : 0;
 	if (bpf_ringbuf_reserve_dynptr(&ring, sizeof(s->head) + s->head.bytes, 0, &to)) {
-		bpf_ringbuf_discard_dynptr(&to, BPF_RB_NO_WAKEUP);
+		bpf_ringbuf_discard_dynptr(&to, WAKE_FIRST);
 		return CAUSE_RING_FULL + 1;
 	}
 	bpf_dynptr_write(&to, 0, &s->head, sizeof(s->head), 0);
 	failed = fill(&to, s);
 	if (failed)
-		bpf_ringbuf_discard_dynptr(&to, BPF_RB_NO_WAKEUP);
+		bpf_ringbuf_discard_dynptr(&to, WAKE_FIRST);
 	else
-		bpf_ringbuf_submit_dynptr(&to, BPF_RB_NO_WAKEUP);
+		bpf_ringbuf_submit_dynptr(&to, WAKE_FIRST);
 	s->head.sector += s->head.bytes / SECTOR;
 	return failed;
 }

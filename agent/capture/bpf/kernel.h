@@ -35,7 +35,11 @@ typedef _Bool bool;
 #define BPF_LOCAL_STORAGE_GET_F_CREATE 1
 #define BPF_F_MMAPABLE (1U << 10)
 #define BPF_F_INNER_MAP (1U << 12)
-#define BPF_RB_NO_WAKEUP 1
+/*
+ * How records are given to the ring: whoever waits for it is woken by the first record
+ * after it was freed to its end, and by no other.
+ */
+#define WAKE_FIRST 0
 
 /* Operations of bi_opf and cmd_flags (their low eight bits). */
 #define REQ_OP_MASK 0xff

@@ -45,6 +45,7 @@ type Kernel struct {
 	lost     bool
 	stretch  uint64
 	boot     uint64 // names the ring
+	woken    chan struct{}
 }
 
 type record struct {
@@ -209,6 +210,10 @@ func (k *Kernel) put(d *disk, r capture.Record) {
 	if len(k.ring) >= k.Capacity {
 		k.lost = true
 		return
+	}
+	if k.woken != nil && len(k.ring) == 0 {
+		close(k.woken)
+		k.woken = nil
 	}
 	r.Pos = k.base + uint64(len(k.ring)) + 1
 	k.ring = append(k.ring, record{r, d})

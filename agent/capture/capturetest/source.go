@@ -135,7 +135,18 @@ func (s source) next() (r record, more, lost bool) {
 func (s source) Position() uint64 { s.mu.Lock(); defer s.mu.Unlock(); return s.base }
 func (s source) Polled() uint64   { s.mu.Lock(); defer s.mu.Unlock(); return s.cursor }
 func (s source) Behind() bool     { s.mu.Lock(); defer s.mu.Unlock(); return s.cursor < s.reserved }
-func (s source) Rewind()          { s.mu.Lock(); defer s.mu.Unlock(); s.cursor = s.base }
+
+func (s source) Doze() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.ring) > 0 {
+		return nil
+	}
+	s.woken = make(chan struct{})
+	return s.woken
+}
+
+func (s source) Rewind() { s.mu.Lock(); defer s.mu.Unlock(); s.cursor = s.base }
 
 func (s source) Advance(pos uint64) error {
 	s.mu.Lock()

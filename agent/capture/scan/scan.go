@@ -206,11 +206,12 @@ func (s *source) Poll(func(capture.Record) bool) (n int, lost bool, err error) {
 	return 0, s.lost != "", nil
 }
 
-func (s *source) Position() uint64     { return 0 }
-func (s *source) Polled() uint64       { return 0 }
-func (s *source) Behind() bool         { return false }
-func (s *source) Advance(uint64) error { return nil }
-func (s *source) Rewind()              {}
+func (s *source) Position() uint64      { return 0 }
+func (s *source) Polled() uint64        { return 0 }
+func (s *source) Behind() bool          { return false }
+func (s *source) Doze() <-chan struct{} { return nil } // there is no ring
+func (s *source) Advance(uint64) error  { return nil }
+func (s *source) Rewind()               {}
 
 func (s *source) Health() (capture.Health, error) {
 	s.mu.Lock()
