@@ -47,7 +47,11 @@ func work(ctx context.Context, ledger string, seed int, pause time.Duration, arg
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
-	port, err := os.OpenFile(ledger, os.O_WRONLY, 0)
+	var port *os.File
+	err = lab.Until(ctx, time.Minute, "port "+ledger, func() (bool, error) { // udev names it, when it comes to that
+		port, err = os.OpenFile(ledger, os.O_WRONLY, 0)
+		return err == nil, err
+	})
 	if err != nil {
 		return err
 	}
