@@ -61,9 +61,9 @@ const (
 	pollSlack = 5
 )
 
-// dozeFor is how long an empty ring is left alone, which wakes the pipeline when it is one no
-// more: an idle machine's ticks may be late by as much.
-const dozeFor = 100 * time.Millisecond
+// dozeFor is how long an empty ring is left alone at most, which wakes the pipeline when it
+// is one no more. Each awakening costs an idle machine more than what it is for.
+const dozeFor = publishEvery
 
 // resumeBelow is how empty the journal must be before a new epoch begins: one begun
 // in a full journal would only fill it again.
@@ -257,7 +257,7 @@ func (p *Pipeline) wait(ctx context.Context, busy bool) (stop bool, err error) {
 			woken = p.Source.Doze()
 		}
 		if woken != nil {
-			pause = dozeFor
+			pause = max(pause, min(dozeFor, p.w.tickDue(p.Now())))
 		}
 		next = time.After(pause)
 		p.paused = p.captured

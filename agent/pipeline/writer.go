@@ -123,6 +123,11 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
+// tickDue is how long it is until a tick is due.
+func (w *writer) tickDue(now time.Time) time.Duration {
+	return min(tickEvery, w.closed.Add(tickEvery).Sub(now))
+}
+
 // tick says that the machine was watched and wrote nothing. It does nothing while a
 // frame is being filled or the last one is fresh. Every write before now must have
 // been taken.
