@@ -61,7 +61,7 @@ mkfs.ext4 -q /dev/vg/one; mkfs.btrfs -q /dev/vg/two; up /dev/vg/one one; up /dev
 	"dm-crypt": {
 		size: 192 * mib, data: []string{"one=ext4", "two=btrfs"},
 		make: `for d in $A $B; do echo -n secret | cryptsetup luksFormat -q --pbkdf pbkdf2 --pbkdf-force-iterations 1000 $d -; done
-echo -n secret | cryptsetup open $A one -; echo -n secret | cryptsetup open $B two -
+echo -n secret | cryptsetup open --allow-discards $A one -; echo -n secret | cryptsetup open --allow-discards $B two - # it is trimmed, too
 mkfs.ext4 -q /dev/mapper/one; mkfs.btrfs -q /dev/mapper/two; up /dev/mapper/one one; up /dev/mapper/two two`,
 		undo: `down one; down two; cryptsetup close one; cryptsetup close two`,
 		find: `echo -n secret | cryptsetup open $A one - >&2; echo -n secret | cryptsetup open $B two - >&2
