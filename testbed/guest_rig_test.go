@@ -34,7 +34,7 @@ type guestRig struct {
 type guestKind struct {
 	recipe guest.Recipe
 	disks  []guest.Disk // protected
-	nodes  []string     // what the guest calls them, /dev/vdb
+	nodes  []string     // what the guest calls them, /dev/vdb, as a shell reads it
 	make   string       // makes file systems and mounts them
 	data   []string     // what the workload writes to, NAME=FS=MOUNT
 	seed   int          // megabytes that each file system holds from the beginning
@@ -111,7 +111,7 @@ func protectedGuest(t *testing.T, k guestKind) *guestRig {
 	}
 	r.enrol("agent")
 	for i, d := range k.disks {
-		r.disks = append(r.disks, &lab.Disk{Name: d.Name, Device: k.nodes[i]})
+		r.disks = append(r.disks, &lab.Disk{Name: d.Name, Device: r.run(stackVerbs + "echo " + k.nodes[i])})
 	}
 	if len(k.data) == 1 { // the one disk bears the one file system: it can be judged here
 		r.disks[0].FS = strings.Split(k.data[0], "=")[1]

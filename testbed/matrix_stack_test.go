@@ -91,14 +91,15 @@ const stackVerbs = `
 part() { case $1 in *[0-9]) echo $1p$2 ;; *) echo $1$2 ;; esac; }
 up() { mkdir -p /srv/$2; mount $1 /srv/$2; }
 down() { ! mountpoint -q /srv/$1 || umount /srv/$1; }
+disk() { for d in /sys/block/*; do
+	s=$(cat $d/serial $d/device/serial 2>/dev/null) || [ ! -e $d/device/vpd_pg80 ] || s=$(tail -c +5 $d/device/vpd_pg80 | tr -d '\0')
+	[ "$(echo $s)" != $1 ] || [ ! -b /dev/${d##*/} ] || echo /dev/${d##*/}
+done; }
 `
 
-// nodes are what a guest calls its second and third disk, the first being vda.
-var nodes = map[guest.Bus][]string{
-	guest.VirtioBlk:  {"/dev/vdb", "/dev/vdc"},
-	guest.VirtioSCSI: {"/dev/sda", "/dev/sdb"},
-	guest.NVMe:       {"/dev/nvme0n1", "/dev/nvme1n1"},
-}
+// nodes are a guest's protected disks, as a shell reads it: kernels name them in whatever
+// order they are found.
+var nodes = []string{"$(disk a)", "$(disk b)"}
 
 // passthrough writes 4 KiB at 512 KiB of $A, past the block layer: a command of the bus
 // goes to the device as it is. virtio-blk has none.

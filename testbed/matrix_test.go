@@ -89,7 +89,7 @@ func newMatrixRig(t *testing.T, suite string, bus guest.Bus, s stack) *matrixRig
 	k := guestKind{
 		recipe: guest.Recipe{KernelSuite: suite, Packages: stackTools},
 		disks:  []guest.Disk{{Name: "a", Size: s.size, Bus: bus}, {Name: "b", Size: s.size, Bus: bus}},
-		nodes:  nodes[bus], make: onDisks(nodes[bus], s.make), seed: 2, pause: 100 * time.Millisecond, quiet: true,
+		nodes:  nodes, make: onDisks(nodes, s.make), seed: 2, pause: 100 * time.Millisecond, quiet: true,
 		spill: 256 * mib, // an emulated agent is slower than what it protects
 	}
 	for _, d := range s.data {
@@ -116,11 +116,11 @@ func (r *matrixRig) live() {
 	r.guestRig.live(10 * time.Second)
 	r.must(r.guest.Kill9(r.t.Context(), "understudy-agent"))
 	lines = r.promisedSince(lines)
-	r.run(onDisks(nodes[r.bus], r.stack.during))
+	r.run(onDisks(nodes, r.stack.during))
 	r.guestRig.live(15 * time.Second)
 	r.promisedSince(lines)
 	r.untilPoint(r.now())
-	r.run("systemctl stop load; " + onDisks(nodes[r.bus], r.stack.undo) + "\nsync")
+	r.run("systemctl stop load; " + onDisks(nodes, r.stack.undo) + "\nsync")
 	r.untilPoint(r.now())
 	r.wantEpoch(1)
 }
@@ -215,7 +215,7 @@ func (r *matrixRig) bypass() {
 		r.row.Passthrough = "the bus has none"
 		return
 	}
-	r.run(onDisks(nodes[r.bus], script))
+	r.run(onDisks(nodes, script))
 	p := r.untilEpochAfter(1)
 	if p.Reason != "passthrough-write" {
 		r.t.Errorf("epoch %d began for %q, want passthrough-write", p.Epoch, p.Reason)
