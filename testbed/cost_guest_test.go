@@ -40,7 +40,7 @@ systemctl disable -q --now postgresql || true
 for at in data:5501 mirror:5502; do
 	dir=/srv/${at%:*}/pg port=${at#*:}
 	install -d -o postgres $dir
-	as() { setpriv --reuid=postgres --regid=postgres --clear-groups /usr/lib/postgresql/15/bin/"$@" >/dev/null; }
+	as() { setpriv --reuid=postgres --regid=postgres --clear-groups ` + postgres + `"$@" >/dev/null; }
 	as initdb --auth=trust -D $dir
 	echo "port = $port
 unix_socket_directories = '/tmp'

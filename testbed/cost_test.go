@@ -89,7 +89,7 @@ type pgRun struct {
 // run writes as many full pages as the other. It prints transactions a second, how many
 // there were, and clock ticks of the database and of the agent.
 const pgScript = `
-as() { setpriv --reuid=postgres --regid=postgres --clear-groups /usr/lib/postgresql/15/bin/"$@"; }
+as() { setpriv --reuid=postgres --regid=postgres --clear-groups ` + postgres + `"$@"; }
 ticks() { cat /proc/[0-9]*/stat 2>/dev/null | awk -v of="($1)" '$2 == of { n += $14 + $15 + $16 + $17 } END { print n + 0 }'; }
 as psql -q -h /tmp -p %[1]d -d postgres -c CHECKPOINT; sleep 1
 db=$(ticks postgres) agent=$(ticks understudy-agen)

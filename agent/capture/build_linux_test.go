@@ -11,7 +11,7 @@ import (
 )
 
 // putRecord is how the programs of this build put a record into the ring: the flags,
-// which ask for no waking, and the call.
+// which leave it to the kernel whom to wake, and the call.
 const putRecord = "\xb7\x04\x00\x00\x00\x00\x00\x00" + "\x85\x00\x00\x00\x82\x00\x00\x00"
 
 // programs are this build's with other code in that place.

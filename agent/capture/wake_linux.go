@@ -62,7 +62,7 @@ func (w *waker) close() {
 func (s *source) Doze() <-chan struct{} {
 	s.consume.Lock()
 	defer s.consume.Unlock()
-	if s.ring == nil || s.ring.waker == nil {
+	if s.ring == nil {
 		return nil
 	}
 	select {

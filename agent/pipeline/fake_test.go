@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/understudy-dr/understudy/agent/capture"
+	"github.com/understudy-dr/understudy/agent/capture/capturetest"
 	"github.com/understudy-dr/understudy/agent/resync"
 	"github.com/understudy-dr/understudy/pkg/block"
 	"github.com/understudy-dr/understudy/pkg/frame"
@@ -34,7 +35,7 @@ type kernel struct {
 	cursor   uint64
 	capacity int
 	ringID   uint64 // drawn with the ring
-	woken    chan struct{}
+	bell     capturetest.Bell
 	stretch  uint64
 	armed    bool
 	lost     bool
@@ -122,9 +123,8 @@ func (k *kernel) put(r capture.Record) {
 		k.lost = true
 		return
 	}
-	if k.woken != nil && len(k.ring) == 0 {
-		close(k.woken)
-		k.woken = nil
+	if len(k.ring) == 0 {
+		k.bell.Ring()
 	}
 	r.Pos = k.base + uint64(len(k.ring)) + 1
 	k.ring = append(k.ring, r)
@@ -250,8 +250,7 @@ func (s source) Doze() <-chan struct{} {
 	if len(s.ring) > 0 {
 		return nil
 	}
-	s.woken = make(chan struct{})
-	return s.woken
+	return s.bell.Wait()
 }
 
 func (s source) Advance(pos uint64) error {

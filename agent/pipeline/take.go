@@ -51,7 +51,7 @@ func (p *Pipeline) take(now time.Time) (bool, error) {
 
 // tick says that nothing was written, once that is due and proved.
 func (p *Pipeline) tick(now time.Time) error {
-	if quiet := now.Sub(p.w.closed); quiet >= 0 && quiet < tickEvery {
+	if p.w.tickDue(now) > 0 {
 		return nil
 	}
 	if err := p.prove(); err != nil || p.doubt != nil {

@@ -123,16 +123,20 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-// tickDue is how long it is until a tick is due.
+// tickDue is how long it is until a tick is due: not at all where it is, or where the clock
+// was set back behind the last frame.
 func (w *writer) tickDue(now time.Time) time.Duration {
-	return min(tickEvery, w.closed.Add(tickEvery).Sub(now))
+	if now.Before(w.closed) {
+		return 0
+	}
+	return max(0, w.closed.Add(tickEvery).Sub(now))
 }
 
 // tick says that the machine was watched and wrote nothing. It does nothing while a
 // frame is being filled or the last one is fresh. Every write before now must have
 // been taken.
 func (w *writer) tick(now time.Time) error {
-	if w.open() || now.Sub(w.closed) < tickEvery && !now.Before(w.closed) {
+	if w.open() || w.tickDue(now) > 0 {
 		return nil
 	}
 	raw, err := frame.AppendTick(w.buf[:0], w.machine, w.at.Epoch, w.at.Seq+1, now)

@@ -27,10 +27,10 @@
 		record->head.flags = s->bytes ? RECORD_MORE : 0;                               \
 		s->head.sector += SIZE / SECTOR;                                               \
 		if (bpf_probe_read_kernel(record->data, SIZE, from)) {                         \
-			bpf_ringbuf_discard(record, WAKE_FIRST);                         \
+			bpf_ringbuf_discard(record, WAKE_FIRST);                               \
 			return CAUSE_READ_FAULT + 1;                                           \
 		}                                                                              \
-		bpf_ringbuf_submit(record, WAKE_FIRST);                                  \
+		bpf_ringbuf_submit(record, WAKE_FIRST);                                        \
 		return 0;                                                                      \
 	}
 

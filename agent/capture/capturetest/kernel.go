@@ -45,7 +45,7 @@ type Kernel struct {
 	lost     bool
 	stretch  uint64
 	boot     uint64 // names the ring
-	woken    chan struct{}
+	bell     Bell
 }
 
 type record struct {
@@ -211,9 +211,8 @@ func (k *Kernel) put(d *disk, r capture.Record) {
 		k.lost = true
 		return
 	}
-	if k.woken != nil && len(k.ring) == 0 {
-		close(k.woken)
-		k.woken = nil
+	if len(k.ring) == 0 {
+		k.bell.Ring()
 	}
 	r.Pos = k.base + uint64(len(k.ring)) + 1
 	k.ring = append(k.ring, record{r, d})

@@ -142,8 +142,7 @@ func (s source) Doze() <-chan struct{} {
 	if len(s.ring) > 0 {
 		return nil
 	}
-	s.woken = make(chan struct{})
-	return s.woken
+	return s.bell.Wait()
 }
 
 func (s source) Rewind() { s.mu.Lock(); defer s.mu.Unlock(); s.cursor = s.base }
